@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from sr_lab.checkpoints.opening import open_network
 from sr_lab.config import compose as composing
-from sr_lab.config.compose import model_options
 from sr_lab.config.identity import register_resolvers
+from sr_lab.config.networks import model_options
 from sr_lab.config.schema import Config, ExportConfig
 from sr_lab.datasets.images import loses_depth, open_image
 from sr_lab.errors import ConfigError, DataError

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from sr_lab.checkpoints.catalogue import Entry
-from sr_lab.config.compose import model_node
+from sr_lab.config.networks import model_node
 from sr_lab.inference.exports import as_safetensors
 from sr_lab.protocol import PROTOCOLS
 from sr_lab.training.data_module import SRDataModule

@@ -39,7 +39,7 @@ if __name__ != "__main__":  # an item's process, or a training run that builds a
     import sr_lab
     from sr_lab.checkpoints.catalogue import Entry
     from sr_lab.config import targets
-    from sr_lab.config.compose import model_options
+    from sr_lab.config.networks import model_options
     from sr_lab.datasets.benchmark import BenchmarkSet
     from sr_lab.degradations.operations import RandomDegradation
     from sr_lab.errors import CheckpointError

@@ -11,7 +11,7 @@ from sr_lab.checkpoints.naming import named_scale
 from sr_lab.checkpoints.reading import Checkpoint
 from sr_lab.checkpoints.weights import Forms, Likeness, forms_of, likeness, load_weights
 from sr_lab.config import targets
-from sr_lab.config.compose import model_node, model_options
+from sr_lab.config.networks import model_node, model_options
 from sr_lab.errors import CheckpointError
 
 SCALES = (2, 3, 4)

@@ -15,7 +15,7 @@ from sr_lab.checkpoints.naming import named_scale
 from sr_lab.checkpoints.reading import Checkpoint, open_checkpoint
 from sr_lab.checkpoints.weights import forms_of, likeness, load_weights
 from sr_lab.config import targets
-from sr_lab.config.compose import model_node, model_options
+from sr_lab.config.networks import model_node, model_options
 from sr_lab.config.overrides import by_group
 from sr_lab.config.schema import Config, NetworkConfig, StoredNetwork, Strategy, Upsampler
 from sr_lab.config.untrusted import stored_network

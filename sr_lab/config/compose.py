@@ -1,4 +1,4 @@
-"""From composed YAML to checked, typed values: budgets, rows, the name of a run.
+"""From composed YAML to checked, typed values: budgets and rows.
 
 Hydra composes, `load` validates, and only typed values are passed on: the layers below ``tasks/`` never see
 a DictConfig.
@@ -26,9 +26,10 @@ from omegaconf.errors import MissingMandatoryValue
 from pydantic import BaseModel, ValidationError
 
 from sr_lab.config import untrusted
-from sr_lab.config.hydra_guard import check_file, check_size, guarded
+from sr_lab.config.hydra_guard import guarded
 from sr_lab.config.messages import explain, unknown_setting
 from sr_lab.config.overrides import is_set, key_of
+from sr_lab.config.run_name import run_name
 from sr_lab.config.schema import (
     SCHEMAS,
     Config,
@@ -373,84 +374,6 @@ def _apply_budget(node: DictConfig, typed: Sequence[str]) -> None:
 
 
 # Overrides that change no result, or that already appear elsewhere in the folder's path.
-_NEVER_NAMED = {
-    *("task", "experiment", "experiment_name", "run_name", "paths", "logger", "callbacks", "debug"),
-    *("row", "rows", "table", "sweep", "hparams_search", "folder", "mirror", "decode"),
-    *("num_workers", "validation", "benchmark", "allow", "resume", "code", "ckpt", "runs", "explain"),
-    *("measure", "format", "columns", "dtype", "size"),
-    *("hydra", "input", "output", "overwrite", "quality", "max_pixels", "dry_run", "examples"),
-    *("ckpts", "own_runs", "only", "names", "hr", "crop", "crop_size"),
-}
-
-
-def run_name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, str]) -> str:
-    """``<model>_x<scale>`` and anything else that the command line changed, e.g. ``imdn_x4_deconv_seed-1``.
-
-    The measurement of a checkpoint is named after the checkpoint's run folder or file, the measurement of
-    images after their folder, upscaled images after the network and their source, and a comparison after its
-    image.
-    """
-    if node.get("ckpts") is not None:
-        shown = Path(str(OmegaConf.select(node, "input") or OmegaConf.select(node, "hr"))).stem
-        return _joined([re.sub(r"[^\w.-]+", "-", shown).strip("-.") or "image"], 100)
-    name, given = _name(node, overrides, choices), OmegaConf.select(node, "input")
-    if not isinstance(given, str):
-        return name
-    source = re.sub(r"[^\w.-]+", "-", Path(given).stem)[:49]
-    return f"{name[:50]}_{source}".rstrip("-_.")
-
-
-def _name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, str]) -> str:
-    if node.get("sr_dir") is not None:
-        return re.sub(r"[^\w.-]+", "-", Path(str(node.sr_dir)).absolute().name).strip("-.")[:100] or "images"
-    if node.get("ckpt") is not None:
-        return _checkpoint_name(Path(str(node.ckpt)))
-    model = choices.get("model") or str(OmegaConf.select(node, "model._target_")).rpartition(".")[2]
-    parts = [model, f"x{node.get('scale')}"]
-    if node.get("row_label") is not None:
-        parts.append(re.sub(r"[^\w.-]+", "-", node.row_label).strip("-") or "row")
-    for override in overrides:
-        key, _, value = override.lstrip("+~").replace("'", "").partition("=")
-        top = key.split(".")[0].split("@")[0]
-        if (
-            key in ("model", "scale")
-            or top in _NEVER_NAMED
-            or (top == "trainer" and key != "trainer.precision")
-        ):
-            continue
-        if key.endswith(("_dir", "_ckpt")):
-            value = Path(value).name
-        parts.append(value if key in choices else f"{key.rpartition('.')[2]}-{value}")
-    return _joined(parts, 100)
-
-
-def _joined(parts: Sequence[str], limit: int) -> str:
-    """The parts of a name of at most ``limit`` characters; the longest parts are cut in their middle.
-
-    A cut keeps every part, since any of them may be what tells this run from the others.
-    """
-    # Replace every character that would need quotes in ckpt=<run folder>.
-    whole = [re.sub(r"[^\w.-]+", "-", part) for part in parts]
-    plain, longest = whole, max(map(len, whole))
-    while len("_".join(plain)) > limit and longest > 4:
-        longest -= 1
-        plain = [part if len(part) <= longest else _cut(part, longest) for part in whole]
-    return "_".join(plain).strip("-")[:limit]
-
-
-def _cut(text: str, length: int) -> str:
-    """A text without its middle; more is kept of the end, where the value of a setting is."""
-    start = length // 4
-    return f"{text[:start]}-{text[len(text) - (length - start - 1) :]}"
-
-
-def _checkpoint_name(path: Path) -> str:
-    run = path.parents[1] if path.parent.name == "checkpoints" else path
-    is_file = run.suffix in (".ckpt", ".pth", ".pt", ".mat", ".safetensors")
-    name = re.sub(r"-[0-9a-f]{8}$", "", run.stem if is_file else run.name)
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:100] or "checkpoint"
-
-
 def to_yaml(config: Config) -> str:
     """The resolved configuration, from which the run can be started again."""
     left_out = {"allow", *(unused(config.task) if isinstance(config, EvaluateConfig) else ())}
@@ -460,46 +383,3 @@ def to_yaml(config: Config) -> str:
     if "cache_dir" in values.get("dataset", {}):
         values["dataset"]["cache_dir"] = "${paths.cache_dir}"
     return OmegaConf.to_yaml(OmegaConf.create(values))
-
-
-def model_options() -> list[str]:
-    """Every network that ``model=`` accepts, sorted."""
-    return sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
-
-
-def model_node(option: str, scale: int) -> Node:
-    """The resolved configuration of a network in ``conf/model``, with its own tail.
-
-    Raises:
-        ConfigError: No network has that name, or its file does not pass `check_size` or `check_file`.
-    """
-    options = model_options()
-    if option not in options:
-        near = did_you_mean(option, options)
-        raise ConfigError(f"model: there is no option '{option}'; allowed: {', '.join(options)}{near}")
-    path = conf_dir() / "model" / f"{option}.yaml"
-    check_size(path)
-    loaded = OmegaConf.load(path)
-    check_file(path, loaded)
-    composed = OmegaConf.create({"model": loaded, "scale": scale, "upsampler": {"factory": None}})
-    resolved = typing.cast("dict[str, Node]", OmegaConf.to_container(composed, resolve=True))
-    return resolved["model"]
-
-
-def option_of(model: Node, scale: int) -> str:
-    """The ``model=`` whose settings a network has, whatever its tail; else the name of its class."""
-    return listed_option(model, scale) or str(model["_target_"]).rpartition(".")[2].lower()
-
-
-def listed_option(model: Node, scale: int) -> str | None:
-    """The ``model=`` whose settings a network has, whatever its tail; ``None`` for other settings."""
-    own = {key: value for key, value in model.items() if key != "upsampler"}
-    for option, listed in _model_nodes(scale).items():
-        if {key: value for key, value in listed.items() if key != "upsampler"} == own:
-            return option
-    return None
-
-
-@functools.cache
-def _model_nodes(scale: int) -> dict[str, Node]:
-    return {option: model_node(option, scale) for option in model_options()}

@@ -19,8 +19,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from sr_lab.config import targets
-from sr_lab.config.compose import model_node
 from sr_lab.config.identity import register_resolvers
+from sr_lab.config.networks import model_node
 from sr_lab.errors import ConfigError
 from sr_lab.files import conf_dir, read_csv, write
 from sr_lab.help import answer, layout, option

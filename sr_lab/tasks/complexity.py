@@ -11,7 +11,8 @@ from torch import nn
 from sr_lab import files
 from sr_lab.analysis import drawing
 from sr_lab.checkpoints.opening import build_network
-from sr_lab.config.compose import option_of, to_yaml
+from sr_lab.config.compose import to_yaml
+from sr_lab.config.networks import option_of
 from sr_lab.config.schema import ComplexityConfig
 from sr_lab.layers.folding import for_inference
 from sr_lab.ops.complexity import HR_SIZE, lr_image

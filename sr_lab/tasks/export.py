@@ -10,7 +10,7 @@ from torch import nn
 import sr_lab
 from sr_lab import files
 from sr_lab.checkpoints.opening import Note, open_configured
-from sr_lab.config.compose import option_of
+from sr_lab.config.networks import option_of
 from sr_lab.config.schema import ExportConfig, StoredNetwork
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.cache import digest_of

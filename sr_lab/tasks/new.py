@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sr_lab import files
-from sr_lab.config.compose import model_options
+from sr_lab.config.networks import model_options
 from sr_lab.config.schema import NewConfig
 from sr_lab.errors import ConfigError
 from sr_lab.reporting.terminal import Terminal

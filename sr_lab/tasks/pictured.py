@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sr_lab.checkpoints.opening import open_stored
-from sr_lab.config.compose import listed_option, model_options
+from sr_lab.config.networks import listed_option, model_options
 from sr_lab.config.overrides import is_set
 from sr_lab.config.schema import PicturedConfig, StoredNetwork
 from sr_lab.datasets.benchmark import BenchmarkSet, benchmark_image

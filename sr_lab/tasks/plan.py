@@ -1,7 +1,6 @@
 """``task=plan``: what a training run, a sweep or a paper's table will need; it trains and writes nothing."""
 
 import csv
-import math
 import os
 import shlex
 import shutil
@@ -9,7 +8,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,65 +16,23 @@ from sr_lab.config import identity
 from sr_lab.config.overrides import key_of
 from sr_lab.config.schema import PlanConfig
 from sr_lab.datasets import registry
-from sr_lab.datasets.benchmark import benchmark_files
-from sr_lab.datasets.images import image_size
 from sr_lab.datasets.patches import PatchDataset
 from sr_lab.errors import ConfigError, DataError
 from sr_lab.files import conf_dir
 from sr_lab.help import data, layout, option
 from sr_lab.reporting.progress import Progress
 from sr_lab.reporting.terminal import Terminal
-from sr_lab.run_folder import RunFolder, State
-from sr_lab.runs import measured, trained_on
+from sr_lab.run_folder import RunFolder
+from sr_lab.runs import measured
+from sr_lab.runs.planned import IMAGE, Job, picture_bytes
 from sr_lab.system import unix
 from sr_lab.system.devices import check_gpu, check_precision
 from sr_lab.training import build, cost
 from sr_lab.training.cost import Cost
 
 console = Terminal(markup=False, highlight=False, soft_wrap=True)
-_IMAGE = 2040 * 1356  # pixels of an image of DIV2K or Flickr2K, where the images are missing
 _PROGRAM = 2**29  # bytes of this program without a network, on systems that do not report it
 _CHECKPOINTS = 3  # last, previous, best
-
-
-@dataclass
-class Job:
-    """One training run of the plan.
-
-    Args:
-        config: Its configuration.
-        folder: Its run folder; ``None`` if its images are missing, since they are part of its identity.
-        state: The state of the folder.
-        done: Steps that an earlier attempt has trained.
-        copies: Number of training runs of this cost: the trials that a search has left, otherwise 1.
-        cost: What a step costs; ``None`` for a finished run.
-    """
-
-    config: PlanConfig
-    folder: Path | None = None
-    state: State = "waiting"
-    done: int = 0
-    copies: int = 1
-    cost: Cost | None = field(default=None)
-
-    @property
-    def finished(self) -> bool:
-        """Whether the sweep would only show its result."""
-        return self.state == "finished" and self.config.resume != "never"
-
-    @property
-    def left(self) -> int:
-        """Steps that are still to be trained."""
-        return 0 if self.finished else self.copies * (self.config.steps - self.done)
-
-    @property
-    def hours(self) -> float:
-        """Hours of the remaining steps, and of the validations and the test."""
-        if self.cost is None or not self.cost.seconds or self.finished:
-            return 0.0
-        passes = self.left / self.config.validation.interval
-        watched = passes * _val_pixels(self.config) + self.copies * _test_pixels(self.config)
-        return (self.left * self.cost.seconds + watched * self.cost.forward) / 3600
 
 
 def run(
@@ -322,7 +278,7 @@ def _needs(jobs: Sequence[Job], prepare: str) -> tuple[list[tuple[str, str]], li
     rows, obstacles = _data(left, prepare)
     config = jobs[0].config
     kept = sum(map(_checkpoint_bytes, left))
-    pictures = sum(job.copies * _picture_bytes(job.config) for job in left)
+    pictures = sum(job.copies * picture_bytes(job.config) for job in left)
     places: dict[Path, int] = {}
     cache, output = Path(config.paths.cache_dir).expanduser(), Path(config.paths.output_dir).expanduser()
     prepared, exact = _to_prepare(left)
@@ -406,8 +362,8 @@ def _to_prepare(jobs: Sequence[Job]) -> tuple[int, bool]:
             exact = False
             known = registry.named(data.training(config.dataset), Path(config.paths.data_dir).expanduser())
             count = sum(each.count for each in known if "validation" not in each.name)
-            size = 3 * _IMAGE * count // config.scale**2
-            size += 0 if hr in decoded else 3 * _IMAGE * count
+            size = 3 * IMAGE * count // config.scale**2
+            size += 0 if hr in decoded else 3 * IMAGE * count
         decoded.add(hr)
         total += size
     return total, exact
@@ -429,53 +385,6 @@ def _memory(config: PlanConfig, memory: int, obstacles: list[str]) -> str:
     at_once = f" for {jobs} jobs at once" if jobs > 1 else ""
     of_all = "; this system does not say how much there is" if has is None else f", of {_bytes(has)}"
     return f"about {_bytes(need)}{at_once}, including the program{of_all}"
-
-
-def _val_pixels(config: PlanConfig) -> float:
-    """LR pixels of one validation."""
-    try:
-        held_out = trained_on.training_data(config).val_files[: config.validation.count]
-        pixels = _pixels(held_out)
-    except DataError:
-        pixels = config.validation.count * _IMAGE
-    return (pixels + _pixels(_files(config, config.validation.sets))) / config.scale**2
-
-
-def _test_pixels(config: PlanConfig) -> float:
-    return _pixels(_files(config, config.benchmark.sets)) / config.scale**2
-
-
-def _picture_bytes(config: PlanConfig) -> int:
-    """Bytes of the example images (`training.examples`), uncompressed: LR, bicubic, SR, HR."""
-    size = 0.0
-    for name in config.benchmark.sets:
-        found = _files(config, [name])
-        size += 3 * _pixels(found if len(found) <= 5 else found[:3]) * (3 + 1 / config.scale**2)
-    return int(size)
-
-
-def _files(config: PlanConfig, sets: Sequence[str]) -> list[Path]:
-    """The images of test sets, as far as they exist."""
-    found: list[Path] = []
-    for name in sets:
-        try:
-            found += benchmark_files(Path(config.paths.data_dir).expanduser(), name)
-        except DataError:
-            continue
-    return found
-
-
-def _pixels(images: Iterable[Path]) -> int:
-    return sum(_area(str(path)) for path in images)
-
-
-_areas: dict[str, int] = {}
-
-
-def _area(path: str) -> int:
-    if path not in _areas:
-        _areas[path] = math.prod(image_size(path))
-    return _areas[path]
 
 
 def _existing(place: Path) -> Path:

@@ -9,7 +9,7 @@ from torch import nn
 
 from sr_lab.analysis import attribution, errors, features, spectrum, stages
 from sr_lab.checkpoints.catalogue import Entry
-from sr_lab.config.compose import model_options
+from sr_lab.config.networks import model_options
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import ESA, SA
 from sr_lab.layers.network import min_size_of, num_image_ch

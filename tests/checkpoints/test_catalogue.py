@@ -10,8 +10,8 @@ from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.checkpoints.opening import open_configured, open_network
 from sr_lab.checkpoints.reading import Checkpoint, open_checkpoint
 from sr_lab.checkpoints.weights import Likeness, forms_of, likeness, load_weights
-from sr_lab.config import compose
-from sr_lab.config.compose import model_node, model_options
+from sr_lab.config import networks
+from sr_lab.config.networks import model_node, model_options
 from sr_lab.errors import CheckpointError, ConfigError
 from sr_lab.files import conf_dir
 from sr_lab.ops.renaming import official_state
@@ -194,7 +194,7 @@ def test_an_option_that_cannot_be_built_is_skipped(tmp_path, monkeypatch, kind):
     (tmp_path / "model").mkdir()
     shutil.copy(conf_dir() / "model" / "imdn_rtc.yaml", tmp_path / "model")
     (tmp_path / "model" / "a_mine.yaml").write_text(BROKEN[kind])
-    monkeypatch.setattr(compose, "conf_dir", lambda: tmp_path)
+    monkeypatch.setattr(networks, "conf_dir", lambda: tmp_path)
     monkeypatch.setattr(catalogue, "_on_meta", functools.cache(catalogue._on_meta.__wrapped__))
     assert catalogue.fitting(open_checkpoint(str(official(tmp_path, "imdn_rtc", 3)))) == [
         Entry("imdn_rtc", 3)
@@ -206,7 +206,7 @@ def test_an_option_that_cannot_be_built_is_skipped(tmp_path, monkeypatch, kind):
 def test_an_option_with_a_resolver_that_hydra_would_refuse_is_not_resolved(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.yaml").write_text(BROKEN["resolver"])
-    monkeypatch.setattr(compose, "conf_dir", lambda: tmp_path)
+    monkeypatch.setattr(networks, "conf_dir", lambda: tmp_path)
     with pytest.raises(ConfigError, match="is not allowed in a file"):
         model_node("mine", 2)
 

@@ -7,7 +7,7 @@ from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.checkpoints.official import official_weights
 from sr_lab.checkpoints.reading import Checkpoint
 from sr_lab.checkpoints.weights import load_weights
-from sr_lab.config.compose import model_options
+from sr_lab.config.networks import model_options
 from tests.models.test_models import one_of_each_class
 from tests.ops.test_renaming import WITHOUT
 

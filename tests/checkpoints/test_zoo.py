@@ -11,8 +11,8 @@ import pytest
 import sr_lab
 from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.checkpoints.fetching import MIRROR, provide
-from sr_lab.config.compose import model_options
 from sr_lab.config.identity import identity
+from sr_lab.config.networks import model_options
 from sr_lab.errors import CheckpointError
 from sr_lab.ops.complexity import num_params
 from sr_lab.protocol import PROTOCOLS

@@ -7,8 +7,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sr_lab.config import compose as configuration
-from sr_lab.config.compose import load, model_node, model_options, to_yaml
+from sr_lab.config.compose import load, to_yaml
 from sr_lab.config.messages import explain
+from sr_lab.config.networks import model_node, model_options
 from sr_lab.config.untrusted import stored_network
 from sr_lab.errors import ConfigError
 from sr_lab.files import conf_dir

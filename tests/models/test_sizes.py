@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sr_lab.checkpoints.catalogue import Entry
-from sr_lab.config.compose import model_options
+from sr_lab.config.networks import model_options
 from sr_lab.layers.folding import fold
 from sr_lab.ops.complexity import num_params
 from tests.papers.meta import unfilled

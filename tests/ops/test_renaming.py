@@ -9,7 +9,7 @@ import torch
 from sr_lab.checkpoints.catalogue import SCALES, Entry
 from sr_lab.checkpoints.reading import Checkpoint, open_checkpoint
 from sr_lab.checkpoints.weights import load_weights
-from sr_lab.config.compose import model_options
+from sr_lab.config.networks import model_options
 from sr_lab.layers.folding import fold
 from sr_lab.models.a2n import A2N
 from sr_lab.models.imdn import IMDN

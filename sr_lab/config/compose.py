@@ -373,7 +373,6 @@ def _apply_budget(node: DictConfig, typed: Sequence[str]) -> None:
             budget[limit] = None
 
 
-# Overrides that change no result, or that already appear elsewhere in the folder's path.
 def to_yaml(config: Config) -> str:
     """The resolved configuration, from which the run can be started again."""
     left_out = {"allow", *(unused(config.task) if isinstance(config, EvaluateConfig) else ())}

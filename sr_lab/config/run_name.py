@@ -6,6 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+# Overrides that change no result, or that already appear elsewhere in the folder's path.
 _NEVER_NAMED = {
     *("task", "experiment", "experiment_name", "run_name", "paths", "logger", "callbacks", "debug"),
     *("row", "rows", "table", "sweep", "hparams_search", "folder", "mirror", "decode"),

@@ -57,6 +57,15 @@ def imresize(
             f"imresize: an image of {width}x{height} pixels times {numerator}/{denominator} has a fractional "
             "size; crop it first (mod_crop)"
         )
+    if width == 1:  # torch's antialiased interpolation of a single column gives one value for all rows
+        equal = imresize(
+            image.expand(-1, -1, -1, 2),
+            numerator=numerator,
+            denominator=denominator,
+            border=border,
+            round_each_axis=round_each_axis,
+        )
+        return equal[..., : numerator // denominator]
     # The kernel reaches 2 pixels of the coarser grid to each side. With a margin that is a multiple of the
     # denominator the two grids stay aligned, and the margin can be cut off exactly.
     reach = 2 + -(-2 * denominator // numerator)

@@ -48,6 +48,14 @@ def test_an_image_smaller_than_the_kernel_is_mirrored_repeatedly(height, width, 
     np.testing.assert_allclose(imresize(image, denominator=denominator).numpy(), expected, rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize(("height", "width"), [(7, 1), (1, 7), (1, 1)])
+@pytest.mark.parametrize("numerator", [2, 3, 4])
+def test_an_image_of_one_row_or_column_equals_matlabs(height, width, numerator):
+    image = torch.rand(2, 3, height, width, dtype=torch.float64)
+    expected = matlab_imresize(image.numpy(), numerator, 1)
+    np.testing.assert_allclose(imresize(image, numerator=numerator).numpy(), expected, rtol=0, atol=1e-13)
+
+
 def test_replicate_padding_differs_only_at_the_border():
     image = torch.rand(1, 1, 40, 40, dtype=torch.float64)
     difference = (imresize(image, denominator=4) - imresize(image, denominator=4, border="replicate")).abs()

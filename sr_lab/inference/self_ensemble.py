@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from sr_lab.layers.network import colour_of
+from sr_lab.layers.network import colour_of, scale_of
 
 
 class SelfEnsemble(nn.Module):
@@ -20,6 +20,7 @@ class SelfEnsemble(nn.Module):
         super().__init__()
         self.network = network
         self.colour = colour_of(network)
+        self.scale = scale_of(network)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale a batch eight times."""

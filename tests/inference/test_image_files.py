@@ -10,11 +10,13 @@ import tifffile
 import torch
 from PIL import Image, ImageOps, ImageSequence, features
 
+from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.errors import DataError
 from sr_lab.inference import pictures
 from sr_lab.inference.reading import About, Frame, read_about, read_frames
 from sr_lab.inference.self_ensemble import SelfEnsemble
 from sr_lab.inference.tiling import Tiled
+from sr_lab.inference.upscaling import upscale_batch
 from sr_lab.inference.writing import SUFFIX_OF, refuse_unwritable, stamp_of, write
 from sr_lab.ops.dihedral import dihedral
 from tests.datasets.test_images import save_png16
@@ -277,6 +279,15 @@ def test_an_exif_record_that_jpeg_cannot_hold_is_dropped_with_a_note(tmp_path):
     path, said = stored(tmp_path, drawn("RGB"), "jpeg", about_of(drawn("RGB"), exif=exif.tobytes()))
     assert ["EXIF record is dropped" in text for text in said] == [True]
     assert stamp_of(path) == STAMP
+
+
+@pytest.mark.parametrize("name", ["srcnn", "imdn_rtc", "bicubic"])  # luma, RGB, any colours
+def test_a_network_for_any_colours_can_be_ensembled(name):
+    ensemble = SelfEnsemble(Entry(name, 2).build().eval())
+    image = torch.rand(1, 3, 6, 7)
+    sr = upscale_batch(ensemble, image)
+    assert sr.shape == (1, 3, 12, 14)
+    assert torch.allclose(upscale_batch(ensemble, image.flip(-1)).flip(-1), sr, atol=1e-5)
 
 
 def test_a_self_ensemble_is_the_mean_over_the_symmetries():

@@ -391,13 +391,19 @@ class AnalyzeConfig(PicturedConfig):
 _Format: TypeAlias = Literal["onnx", "pt2", "safetensors", "official"]
 
 
+def _size(given: object) -> object:
+    if given is not None and not re.fullmatch(r"[1-9]\d{0,4}x[1-9]\d{0,4}", str(given)):
+        raise ValueError(f"must be height x width in LR pixels, got {given!r}; write size=180x320")
+    return given
+
+
 class ExportConfig(NetworkConfig):
     """``task=export``."""
 
     format: _Format | Annotated[list[_Format], Field(min_length=1)]
     output: Place
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] | None
-    size: Annotated[str, Field(pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$")] | None
+    size: Annotated[str | None, BeforeValidator(_size)]
     dtype: Literal["float32", "float16"]
     overwrite: bool
 

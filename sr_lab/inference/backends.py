@@ -206,18 +206,24 @@ class BackendNetwork(nn.Module):
         try:
             self._run = _STARTS[self.backend](graph, self.threads)
             images = [random_image(network, size) for size in _SIZES]
-            return all(self._equals(self._run(lr), network(lr), exact(lr.double())) for lr in images)
+            return all(equals(self._run(lr), network(lr), exact(lr.double())) for lr in images)
         except Exception:  # the file is damaged, or the graph fails at this size; the types vary
             return False
 
-    @staticmethod
-    def _equals(sr: Tensor, eager: Tensor, exact: Tensor) -> bool:
-        """Whether an image equals torch's or is about as exact; rounding errors add up with depth."""
-        if sr.shape != eager.shape:
-            return False
-        tolerance = LARGEST_DIFFERENCE * eager.abs().max().clamp_min(1)
-        rounding = (eager - exact).abs().max()
-        return bool((sr - eager).abs().max() <= tolerance or (sr - exact).abs().max() <= 4 * rounding)
+
+def equals(sr: Tensor, eager: Tensor, exact: Tensor) -> bool:
+    """Whether an image equals torch's or is about as exact; rounding errors add up with depth.
+
+    Args:
+        sr: The image.
+        eager: Torch's in float32.
+        exact: Torch's in float64.
+    """
+    if sr.shape != eager.shape:
+        return False
+    tolerance = LARGEST_DIFFERENCE * eager.abs().max().clamp_min(1)
+    rounding = (eager - exact).abs().max()
+    return bool((sr - eager).abs().max() <= tolerance or (sr - exact).abs().max() <= 4 * rounding)
 
 
 def _fingerprint(network: nn.Module) -> str:

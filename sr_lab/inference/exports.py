@@ -19,6 +19,7 @@ from sr_lab.errors import ConfigError
 from sr_lab.inference import backends, graph
 from sr_lab.layers.folding import for_inference
 from sr_lab.layers.network import colour_of, min_size_of
+from sr_lab.ops.metrics import SSIM_WINDOW
 from sr_lab.protocol import Protocol
 from sr_lab.system.devices import exact_float32
 
@@ -44,6 +45,7 @@ class Checked:
     Args:
         differences: Images -> largest difference of a value, relative to the largest value above 1;
             infinite or NaN if the graph gives such values.
+        is_equal: Whether they are within `LARGEST_DIFFERENCE`, or torch's own rounding in float32.
         psnr_difference: Largest difference of an image's PSNR in dB, ``None`` without ground truth.
         size: Height and width of the LR image that was timed.
         seconds: Time of the graph for this image on the CPU.
@@ -51,6 +53,7 @@ class Checked:
     """
 
     differences: Mapping[str, float]
+    is_equal: bool
     psnr_difference: float | None
     size: tuple[int, int]
     seconds: float
@@ -69,6 +72,8 @@ class Checked:
             said.append(f"by {by}{psnr} on {images}")
             psnr = ""  # of the test set, which is the first
         height, width = self.size
+        if self.is_equal and self.difference > backends.LARGEST_DIFFERENCE:
+            said[-1] += " (float32 is no more exact for this network)"
         return (
             f"differs {', '.join(said)}; {1e3 * self.seconds:.0f} ms for {width}x{height} LR pixels on a CPU "
             f"({torch.get_num_threads()} threads), torch {1e3 * self.eager_seconds:.0f} ms"
@@ -243,7 +248,7 @@ def _refuse_other_images(
     name: Format, network: nn.Module, checked: Checked, size: tuple[int, int] | None
 ) -> None:
     psnr = checked.psnr_difference or 0.0
-    if not (checked.difference <= backends.LARGEST_DIFFERENCE and psnr <= _LARGEST_PSNR_DIFFERENCE):
+    if not (checked.is_equal and psnr <= _LARGEST_PSNR_DIFFERENCE):
         raise _refused(name, network, f"the graph {checked}", size)
 
 
@@ -261,12 +266,21 @@ def _check(
         size: The size that the graph takes, if it is fixed.
     """
     differences: dict[str, list[float]] = {}
+    is_equal = True
+
+    def compared(name: str, lr: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal is_equal
+        sr, own = network(lr), runs(lr)
+        differences.setdefault(name, []).append(difference := _difference(own, sr))
+        if is_equal and not difference <= backends.LARGEST_DIFFERENCE:  # or NaN
+            is_equal = backends.equals(own, sr, copy.deepcopy(network).double()(lr.double()))
+        return own, sr
+
     psnrs, timed = [], graph.random_image(network, size or (64, 96))
     with exact_float32():
         if images.found is not None:
             for lr, hr, grey in _cut(images.found, network, images.protocol, size):
-                sr, own = network(lr), runs(lr)
-                differences.setdefault(images.found.name, []).append(_difference(own, sr))
+                own, sr = compared(images.found.name, lr)
                 scale = hr.shape[-1] // lr.shape[-1]
                 first, second = (
                     images.protocol.measure(image, hr, scale, grey=grey)[0].item() for image in (own, sr)
@@ -275,11 +289,11 @@ def _check(
                 timed = lr
         sizes: Sequence[tuple[int, int]] = [size] if size else [(24, 32), (37, 41), (49, 24)]
         for number, each in enumerate(sizes):
-            lr = graph.random_image(network, each, batch=1 if size else 1 + number % 2)
-            differences.setdefault(_RANDOM, []).append(_difference(runs(lr), network(lr)))
+            compared(_RANDOM, graph.random_image(network, each, batch=1 if size else 1 + number % 2))
         height, width = timed.shape[-2:]
         return Checked(
             {name: _largest(values) for name, values in differences.items()},
+            is_equal,
             _largest(psnrs) if psnrs else None,
             (height, width),
             _seconds(runs, timed),
@@ -290,16 +304,20 @@ def _check(
 def _cut(
     found: MeasuredSet, network: nn.Module, protocol: Protocol, size: tuple[int, int] | None
 ) -> Sequence[tuple[Tensor, Tensor, bool]]:
-    """Each image's input, ground truth and whether it is grey, cut to the size if that is fixed."""
-    smallest = min_size_of(network)
+    """Each image's input, ground truth and whether it is grey, cut to the size if that is fixed.
+
+    Images that are too small for the network, or to be measured, are left out.
+    """
     cut = []
     for index in range(len(found)):
         image = found[index]
         lr = protocol.network_input(image["lr"][None], colour_of(network), grey=image["grey"]).float()
         hr = image["hr"][None]
         height, width = size or lr.shape[-2:]
-        if height <= lr.shape[-2] and width <= lr.shape[-1] and min(height, width) >= smallest:
-            scale = hr.shape[-1] // lr.shape[-1]
+        scale = hr.shape[-1] // lr.shape[-1]
+        measured = scale * min(height, width) - 2 * protocol.crop_border(scale)
+        is_inside = height <= lr.shape[-2] and width <= lr.shape[-1]
+        if is_inside and min(height, width) >= min_size_of(network) and measured >= SSIM_WINDOW:
             cut.append((lr[..., :height, :width], hr[..., : scale * height, : scale * width], image["grey"]))
     return cut
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from sr_lab.inference.exports import Exported, Format
+from sr_lab.layers.folding import for_inference
 from sr_lab.layers.network import colour_of, min_size_of
 from sr_lab.ops.complexity import num_params
 
@@ -49,6 +50,12 @@ def image_facts(network: nn.Module, size: tuple[int, int] | None) -> dict[str, s
     }
 
 
+def _parameters(network: nn.Module) -> str:
+    """The count of the folded network, as in tables, and of the form that is trained if it has more."""
+    folded, trained = (num_params(form) for form in (for_inference(network), network))
+    return f"{folded}" if folded == trained else f"{folded}, and {trained} in training"
+
+
 def model_card(
     name: str,
     network: nn.Module,
@@ -72,7 +79,7 @@ def model_card(
     """
     documented = (sys.modules[type(network).__module__].__doc__ or "").strip().split("\n\n")[0]
     lines = [f"# {name}", "", f"{type(network).__name__}, x{scale}: {' '.join(documented.split())}", ""]
-    lines += [f"* parameters: {num_params(network)}"]
+    lines += [f"* parameters: {_parameters(network)}"]
     lines += [f"* {key.replace('_', ' ')}: {value}" for key, value in image_facts(network, size).items()]
     lines += ["", "## Files", "", "| file | bytes | SHA-256 |", "|---|---|---|"]
     for path, file in exported.values():

@@ -28,7 +28,7 @@ from sr_lab.inference.exports import (
 )
 from sr_lab.inference.footprint import measured_scale
 from sr_lab.inference.model_card import image_facts, model_card
-from sr_lab.layers.network import colour_of
+from sr_lab.layers.network import colour_of, min_size_of
 from sr_lab.protocol import PROTOCOLS
 from sr_lab.reporting.markdown import escape
 from sr_lab.reporting.runs import Run, read_run
@@ -138,6 +138,8 @@ def export(source: Source, config: ExportConfig, *, say: Note) -> Written:
     formats = [config.format] if isinstance(config.format, str) else list(dict.fromkeys(config.format))
     card = folder / f"{source.name}.md"
     paths = {kind: folder / f"{source.name}{SUFFIXES[kind]}" for kind in formats}
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"output: '{folder}' is a file; give a folder")
     common.refuse_existing([*paths.values(), card], overwrite=config.overwrite)
     if dtype != "float32" and "onnx" not in formats:
         raise ConfigError(
@@ -146,6 +148,11 @@ def export(source: Source, config: ExportConfig, *, say: Note) -> Written:
     if size is not None and not {"onnx", "pt2"} & set(formats):
         raise ConfigError(
             f"size: is only for a graph, got format={','.join(formats)}; add onnx or pt2, or leave it out"
+        )
+    if size is not None and min(size) < (least := min_size_of(source.network)):
+        raise ConfigError(
+            f"size: {type(source.network).__name__} needs an LR image of at least {least}x{least} pixels, "
+            f"got {config.size}; give a larger size, or leave it out"
         )
     exported: dict[Format, tuple[Path, Exported]] = {}
     failed = []
@@ -212,7 +219,9 @@ def _published(scale: int) -> list[Published]:
 
 def _training(found: Run) -> list[str]:
     lines = [
-        f"* {key}: {escape(_short(found.settings[key]))}" for key in _TRAINING if found.settings.get(key)
+        f"* {key}: {escape(_short(found.settings[key]))}"
+        for key in _TRAINING
+        if found.settings.get(key) is not None
     ]
     return [*lines, *([f"* code: {escape(found.commit)}"] if found.commit else [])]
 

@@ -94,6 +94,41 @@ def test_a_graph_that_gives_another_image_is_refused():
         as_onnx(OddOnly().eval(), RANDOM, {}, size=None, dtype="float32")
 
 
+class Amplifies(PlusMean):
+    """Multiplies rounding errors, as BSRN does on noise."""
+
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        sr = super().forward(lr)
+        return sr + 1e4 * ((sr + 1e3) - 1e3 - sr.mul(1.7).div(1.7))
+
+
+def test_a_graph_that_is_as_exact_as_torch_is_accepted():
+    exported = as_onnx(Amplifies().eval(), RANDOM, {}, size=None, dtype="float32")
+    assert "float32 is no more exact" in exported.facts[1]
+
+
+class Drawn:
+    """Random images as a test set."""
+
+    name = "drawn"
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        hr = torch.randint(
+            256, (3, 96, 80), dtype=torch.uint8, generator=torch.Generator().manual_seed(index)
+        )
+        return {"name": "noise", "hr": hr, "lr": hr[:, ::2, ::2].float() / 255, "grey": False}
+
+
+@pytest.mark.parametrize(("size", "is_measured"), [((7, 9), False), ((8, 9), True), ((20, 31), True)])
+def test_images_that_are_cut_too_small_to_measure_are_left_out(size, is_measured):
+    images = Images(Drawn(), PROTOCOLS["rgb_uint8"])
+    exported = as_onnx(PlusMean().eval(), images, {}, size=size, dtype="float32")
+    assert ("dB on drawn" in exported.facts[1]) == is_measured
+
+
 @pytest.mark.parametrize("size", [None, (24, 24)])
 def test_a_network_that_torch_cannot_export_is_refused_with_the_reason(size):
     for kind, refused in (

@@ -23,6 +23,7 @@ from sr_lab.inference import exports
 from sr_lab.inference.exports import Checked, Images, as_onnx, as_safetensors
 from sr_lab.protocol import PROTOCOLS
 from sr_lab.tasks import export
+from sr_lab.tasks.common import cost
 from tests.conftest import compose
 from tests.security import hostile
 
@@ -169,6 +170,27 @@ def test_the_card_states_digests_checks_and_how_to_load_each_file(exported):
     assert "licence: unknown" in card
 
 
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_a_size_that_the_network_does_not_take_is_refused(weights_dir, tmp_path, kind):
+    ckpt = weights_dir / "BSRN/net_g_BSRN_x2.pth"
+    with pytest.raises(ConfigError, match=r"size: BSRN needs .* at least 15x15 pixels, got 9x20"):
+        run(tmp_path, f"ckpt={ckpt}", f"format={kind}", "size=9x20")
+
+
+def test_an_output_that_is_a_file_is_refused_before_the_export(ckpt):
+    with pytest.raises(ConfigError, match=r"output: '.*' is a file; give a folder"):
+        run(ckpt, f"ckpt={ckpt}")
+
+
+def test_the_card_counts_parameters_as_tables_do(tmp_path):
+    network = Entry("ecbsr_m4c16", 2).build()
+    torch.save(network.state_dict(), tmp_path / "ecbsr_x2.pth")
+    run(tmp_path, f"ckpt={tmp_path / 'ecbsr_x2.pth'}", "format=safetensors")
+    counted = cost(network, 2)
+    card = (tmp_path / "ecbsr_m4c16_x2.md").read_text()
+    assert f"* parameters: {counted['num_params']}, and {counted['num_params_training']} in training" in card
+
+
 def test_an_official_checkpoint_keeps_its_licence_and_figures(tmp_path, weights_dir):
     run(tmp_path, f"ckpt={weights_dir / 'IMDN/IMDN_RTC_x2.pth'}", "format=safetensors")
     card = (tmp_path / "imdn_rtc_x2.md").read_text()
@@ -226,7 +248,7 @@ def test_a_half_precision_graph_that_overflows_says_so(tmp_path, capsys):
 
 @pytest.mark.parametrize("values", [[math.nan, 1.0], [1.0, math.nan]])
 def test_a_value_that_is_not_a_number_is_never_ignored(values):
-    checked = Checked({"Set5": values[0], "random images": values[1]}, None, (24, 24), 1.0, 1.0)
+    checked = Checked({"Set5": values[0], "random images": values[1]}, False, None, (24, 24), 1.0, 1.0)
     with pytest.raises(ConfigError, match="it overflows"):
         exports._refuse_other_images("onnx", nn.Identity(), checked, None)
 
@@ -261,7 +283,8 @@ def test_a_format_that_fails_does_not_stop_the_others(tmp_path, capsys):
             ("size=40x24", "format=[safetensors,official]"),
             "size: is only for a graph, got format=safetensors,official",
         ),
-        (("size=24",), "size"),
+        (("size=24",), "size: must be height x width in LR pixels, got 24; write size=180x320"),
+        (("size=0x24",), "size: must be height x width"),
         (("format=caffe",), "format"),
     ],
 )

@@ -24,6 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from sr_lab.config import untrusted
 from sr_lab.config.hydra_guard import guarded
@@ -288,8 +289,7 @@ def option(group: str, name: str) -> object:
 def _sentence(error: ValidationError, schema: type[BaseModel], task: str) -> str:
     """The first problem in a pydantic error, as one of our messages."""
     problem = error.errors()[0]
-    # pydantic also names the part of a type that it tried: format.literal['onnx',...]
-    place = ".".join(part for part in map(str, problem["loc"]) if not re.search(r"[\[\](),]", part))
+    place = _place(problem)
     if problem["type"] == "extra_forbidden":
         owner: type[BaseModel] = schema
         for part in problem["loc"][:-1]:
@@ -316,9 +316,16 @@ def _sentence(error: ValidationError, schema: type[BaseModel], task: str) -> str
         return f"{place}: {problem['ctx']['error']}"
     if problem["type"] == "list_type":
         return f"{place}: must be a list, got {problem['input']!r}; write {place}=[{problem['input']}]"
-    message = problem["msg"][0].lower() + problem["msg"][1:]
+    says = [each["msg"][0].lower() + each["msg"][1:] for each in error.errors() if _place(each) == place]
+    message = " or ".join([says[0], *(other.removeprefix("input should be ") for other in says[1:])])
     more = "; the command that began a run resumes it" if place == "resume" else ""
     return f"{place}: {message}, got {problem['input']!r}{more}"
+
+
+def _place(problem: ErrorDetails) -> str:
+    """The setting, without the parts of its type that pydantic also names: format.literal['onnx',...]."""
+    kinds = r"int|float|str|bool|constrained-\w+|.*[\[\](),].*"
+    return ".".join(part for part in map(str, problem["loc"]) if not re.fullmatch(kinds, part))
 
 
 _LIMITS = {

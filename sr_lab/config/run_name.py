@@ -6,6 +6,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from sr_lab.config.overrides import is_set
+
 # Overrides that change no result, or that already appear elsewhere in the folder's path.
 _NEVER_NAMED = {
     *("task", "experiment", "experiment_name", "run_name", "paths", "logger", "callbacks", "debug"),
@@ -39,6 +41,8 @@ def _name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, str]
         return re.sub(r"[^\w.-]+", "-", Path(str(node.sr_dir)).absolute().name).strip("-.")[:100] or "images"
     if node.get("ckpt") is not None:
         return _checkpoint_name(Path(str(node.ckpt)))
+    if node.get("task") == "upscale" and not is_set("model", overrides):  # the weights in the package
+        return f"pretrained_x{node.get('scale')}" if is_set("scale", overrides) else "pretrained"
     model = choices.get("model") or str(OmegaConf.select(node, "model._target_")).rpartition(".")[2]
     parts = [model, f"x{node.get('scale')}"]
     if node.get("row_label") is not None:

@@ -94,15 +94,24 @@ def of_pillow(image: Image.Image) -> Picture:
         if not image.has_transparency_data:
             return Picture(np.asarray(image).astype(np.uint16))
         image = high_bytes(image)
-    if image.mode not in _MODES:
-        raise DataError(
-            f"upscale: cannot upscale a Pillow image of mode {image.mode}, whose range is unknown; "
-            f"allowed: {', '.join(_MODES)}, I;16; or pass an array"
-        )
+    refuse_unknown_range(image)
     grey = image.mode in ("1", "L", "LA", "La")
     layer = image.convert("RGBA") if image.has_transparency_data else image
     colours = np.asarray(layer.convert("L" if grey else "RGB"))
     return Picture(colours, None if layer is image else np.asarray(layer.getchannel("A")))
+
+
+def refuse_unknown_range(image: Image.Image) -> None:
+    """Refuse an image whose mode does not say the range of its values, such as 32-bit integers or floats.
+
+    Raises:
+        DataError: The range is unknown.
+    """
+    if image.mode not in _MODES and not image.mode.startswith("I;16"):
+        raise DataError(
+            f"upscale: cannot upscale a Pillow image of mode {image.mode}, whose range is unknown; "
+            f"allowed: {', '.join(_MODES)}, I;16; or pass an array"
+        )
 
 
 def seen(picture: Picture) -> Pixels:

@@ -16,7 +16,7 @@ from PIL import ExifTags, Image
 
 from sr_lab.datasets.images import EXTENSIONS, FORMATS, loses_depth, open_image
 from sr_lab.errors import DataError
-from sr_lab.inference.pictures import CMYK_NOTE, Note, Picture, Pixels, of_pillow
+from sr_lab.inference.pictures import CMYK_NOTE, Note, Picture, Pixels, of_pillow, refuse_unknown_range
 
 # Formats that only upscaling reads; Pillow reads HEIC with the package pillow-heif.
 _MORE = ("AVIF", "JPEG2000", "HEIF")
@@ -75,12 +75,14 @@ def read_about(path: Path, max_pixels: float) -> About:
     """What a file says about itself, from its header.
 
     Raises:
-        DataError: The file is missing or broken, has more pixels than allowed, or has several pages.
+        DataError: The file is missing or broken, has more pixels than allowed or values of unknown range, or
+            has several pages.
     """
     formats = _formats()
     if path.suffix.lower() in (".heic", ".heif") and "HEIF" not in formats:
         raise DataError(f"images: cannot read {path}: HEIC needs another package; pip install pillow-heif")
     with open_image(path, max_pixels=max_pixels, formats=formats, may_move=True) as image:
+        refuse_unknown_range(image)
         return _about(path, image)
 
 

@@ -161,8 +161,8 @@ def _run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> dict[
     else:
         failed |= upscale_all(waiting, runs, manner, on_gpu=has_gpu(config.trainer.accelerator))
     _list(found.skipped, failed)
-    place = waiting[0].output if len(jobs) == 1 and waiting else folder
-    into = "stdout" if place is None else common.shown(place)
+    place = jobs[0].output if len(jobs) == 1 else folder / (config.file or "")
+    into = "stdout" if config.is_stdout or place is None else common.shown(place)
     verb = "would be upscaled" if config.dry_run else "upscaled"
     say(f"{wanted - len(failed)} of {wanted} {verb} into {into}")
     return failed

@@ -109,6 +109,15 @@ def test_every_network_option_has_only_settings_of_its_class(option: str):
         ("model=imdn,osffnet", "model"),
         ("model=[imdn,osffnet]", r"model: takes one option, got \[imdn,osffnet\]; .* -m model=imdn,osffnet"),
         ("run_name=../../x", "run_name: string should match pattern"),
+        (
+            "task=upscale input=a.png max_pixels=many",
+            r"max_pixels: input should be a valid integer or 'none', got 'many'",
+        ),
+        (
+            "task=upscale input=a.png tile=0",
+            r"tile: input should be greater than 0 or 'auto' or 'none', got 0",
+        ),
+        ("task=demo port=x", r"port: input should be a valid integer, got 'x'"),
         ("budget=3", "a group takes the name of one of its options"),
         ("callbacks=early_stoping", "did you mean 'early_stopping'?"),
     ],
@@ -245,6 +254,19 @@ def test_a_long_name_keeps_every_setting_and_is_cut_in_the_middle_of_the_longest
     for part in ("osffnet_x4_", "deconv", "seed-0"):
         assert part in names[0]
     assert names[1] == names[0].replace("seed-0", "seed-1")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ((), "pretrained_a"),
+        (("scale=3",), "pretrained_x3_a"),
+        (("model=bicubic",), "bicubic_x4_a"),
+        (("ckpt=IMDN_x4.pth",), "IMDN_x4_a"),
+    ],
+)
+def test_a_result_of_the_weights_in_the_package_is_named_after_them(overrides: tuple[str, ...], name: str):
+    assert compose("trainer=cpu", "task=upscale", "input=photos/a.png", *overrides).run_name == name
 
 
 @pytest.mark.parametrize(

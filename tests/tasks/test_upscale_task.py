@@ -441,13 +441,28 @@ def test_an_image_goes_to_stdout_and_the_rest_to_stderr(photos, tmp_path, capfdb
 
 def test_a_dry_run_lists_the_results_and_writes_nothing(photos, tmp_path, capsys):
     (photos / "broken.png").write_text("no image")
+    Image.new("F", (3, 3)).save(photos / "floats.tif")
     with pytest.raises(SystemExit):
         run(photos, tmp_path / "big", "dry_run=true", "format=webp")
     said = capsys.readouterr().out
     assert f"would write {tmp_path}/big/deep/grey_x3.webp: webp, 18x21 pixels" in said
     assert f"failed: {photos / 'broken.png'}: images: cannot read" in said
-    assert "3 of 4 would be upscaled" in said
+    assert f"failed: {photos / 'floats.tif'}: upscale: cannot upscale a Pillow image of mode F" in said
+    assert "3 of 5 would be upscaled" in said
     assert not (tmp_path / "big").exists()
+
+
+def test_the_last_line_names_the_file_that_was_asked_for(photos, tmp_path, capsys):
+    (tmp_path / "big.png").write_text("mine")
+    words = [
+        "task=upscale",
+        "model=bicubic",
+        f"input={photos / 'colour.JPG'}",
+        f"output={tmp_path / 'big.png'}",
+    ]
+    with pytest.raises(SystemExit):
+        upscale.run(compose(*words), tmp_path, words)
+    assert capsys.readouterr().out.splitlines()[-1] == f"0 of 1 upscaled into {tmp_path / 'big.png'}"
 
 
 def test_everything_that_is_skipped_is_listed_with_the_reason(photos, capsys):

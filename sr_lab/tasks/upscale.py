@@ -38,7 +38,7 @@ from sr_lab.tasks import common
 from sr_lab.zoo import shipped
 
 _WITH_QUALITY: set[Format] = {"jpeg", "webp"}
-_FORMAT = 3  # part of every stamp: increase it when the same network gives a different file
+_FORMAT = 4  # part of every stamp: increase it when the same network gives a different file
 _SHOWN = 20  # skipped files that are listed one by one
 
 

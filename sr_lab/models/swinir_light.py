@@ -108,10 +108,9 @@ class SwinIRLight(SRNetwork):
 def _mirrored(image: Tensor, multiple: int) -> Tensor:
     """Pad an image by mirroring until its height and width are multiples of ``multiple``."""
     for dim in (-2, -1):
-        size = image.shape[dim] + -image.shape[dim] % multiple
-        while image.shape[dim] < size:
-            image = torch.cat((image, image.flip(dim)), dim=dim)
-        image = image.narrow(dim, 0, size)
+        length = image.shape[dim]
+        place = torch.arange(length + -length % multiple, device=image.device) % (2 * length)
+        image = image.index_select(dim, torch.minimum(place, 2 * length - 1 - place))
     return image
 
 
@@ -269,7 +268,7 @@ class WindowAttention(nn.Module):
         query, key, value = qkv.unbind()  # (N * windows, heads, L, channels) each
         bias = self.bias_table[self.position].permute(2, 0, 1).unsqueeze(0)  # (1, heads, L, L)
         if mask is not None:
-            bias = (bias + mask).repeat(len(x) // len(mask), 1, 1, 1)  # (N * windows, heads, L, L)
+            bias = (bias + mask).repeat(x.shape[0] // mask.shape[0], 1, 1, 1)  # (N * windows, heads, L, L)
         attended = attend(query, key, value, scale=query.shape[-1] ** -0.5, bias=bias)
         return self.proj(attended.transpose(1, 2).flatten(2))
 

@@ -11,6 +11,7 @@ from onnx import numpy_helper
 from torch import nn
 from torch.nn import functional as F
 
+from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.errors import ConfigError
 from sr_lab.inference import backends, graph
 from sr_lab.inference.exports import Images, as_onnx, as_pt2
@@ -92,6 +93,15 @@ def test_a_graph_that_gives_another_image_is_refused():
         ConfigError, match=r"onnx: OddOnly does not export \(the graph differs by .*size=180x320"
     ):
         as_onnx(OddOnly().eval(), RANDOM, {}, size=None, dtype="float32")
+
+
+def test_shifted_windows_give_torchs_images_for_any_number_and_size_of_images():
+    torch.manual_seed(0)
+    network = Entry("swinir_light", 2).build(num_feat=4, num_block=1, num_layer=2).eval()
+    runs = backends.start("onnxruntime", graph.onnx_model(network).SerializeToString(), 1)
+    for batch, height, width in (*SIZES, (1, 1, 1), (2, 3, 40)):  # 1 and 3 pixels are mirrored several times
+        lr = torch.rand(batch, 3, height, width)
+        assert (runs(lr) - network(lr)).abs().max() < 1e-5
 
 
 class Amplifies(PlusMean):

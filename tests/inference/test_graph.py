@@ -95,6 +95,7 @@ def test_a_graph_that_gives_another_image_is_refused():
         as_onnx(OddOnly().eval(), RANDOM, {}, size=None, dtype="float32")
 
 
+@pytest.mark.slow  # 20 s
 def test_shifted_windows_give_torchs_images_for_any_number_and_size_of_images():
     torch.manual_seed(0)
     network = Entry("swinir_light", 2).build(num_feat=4, num_block=1, num_layer=2).eval()

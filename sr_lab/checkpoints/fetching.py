@@ -42,9 +42,12 @@ def provide(entry: Published, key: str, note: Callable[[str], object]) -> Path:
                 _obtain(entry, file, note)
         return file
     except (OSError, SRLabError) as error:
+        mirror = f"set {MIRROR}=<address or folder of a copy>"
+        if os.environ.get(MIRROR):
+            mirror = f"correct {MIRROR}"
         raise CheckpointError(
-            f"{key}: {PREFIX}{entry.name} could not be fetched: {error}; set {MIRROR}=<address or folder of "
-            f"a copy>, or save {_escaped(entry.address)} yourself and give its path"
+            f"{key}: {PREFIX}{entry.name} could not be fetched: {error}; {mirror}, or save "
+            f"{_escaped(entry.address)} yourself and give its path"
         ) from error
 
 

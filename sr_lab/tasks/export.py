@@ -227,11 +227,15 @@ def _training(found: Run) -> list[str]:
 
 
 def _short(setting: object) -> str:
-    """A setting in one line; for a class, its name and its arguments."""
+    """A setting in one line; for a class, its name and its arguments but the cache."""
     if not isinstance(setting, Mapping):
         return str(setting)
     kind = str(setting.get("_target_", "")).rpartition(".")[2]
-    arguments = (f"{key}={value}" for key, value in setting.items() if not str(key).startswith("_"))
+    arguments = (
+        f"{key}={_short(value)}"
+        for key, value in setting.items()
+        if not str(key).startswith("_") and key != "cache_dir"
+    )
     return f"{kind}({', '.join(arguments)})"
 
 

@@ -164,7 +164,8 @@ def _run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> dict[
     place = jobs[0].output if len(jobs) == 1 else folder / (config.file or "")
     into = "stdout" if config.is_stdout or place is None else common.shown(place)
     verb = "would be upscaled" if config.dry_run else "upscaled"
-    say(f"{wanted - len(failed)} of {wanted} {verb} into {into}")
+    if wanted or not done:
+        say(f"{wanted - len(failed)} of {wanted} {verb} into {into}")
     return failed
 
 

@@ -6,6 +6,7 @@ import math
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -22,6 +23,7 @@ from sr_lab.errors import CheckpointError, ConfigError
 from sr_lab.inference import exports
 from sr_lab.inference.exports import Checked, Images, as_onnx, as_safetensors
 from sr_lab.protocol import PROTOCOLS
+from sr_lab.reporting.runs import Run
 from sr_lab.tasks import export
 from sr_lab.tasks.common import cost
 from tests.conftest import compose
@@ -189,6 +191,17 @@ def test_the_card_counts_parameters_as_tables_do(tmp_path):
     counted = cost(network, 2)
     card = (tmp_path / "ecbsr_m4c16_x2.md").read_text()
     assert f"* parameters: {counted['num_params']}, and {counted['num_params_training']} in training" in card
+
+
+def test_the_card_of_a_run_states_its_training_without_the_cache():
+    dataset = {"_target_": "sr_lab.datasets.folder.FolderDataset", "hr_dir": "data/DIV2K", "cache_dir": "/me"}
+    loss = {"_target_": "sr_lab.losses.l1.L1", "of": {"_target_": "torch.nn.L1Loss", "reduction": "mean"}}
+    settings = {"steps": 9, "seed": 0, "ema_decay": None, "dataset": dataset, "loss": loss}
+    run_of = Run(Path("run"), settings=settings)
+    assert export._training(run_of) == [
+        *("* steps: 9", "* seed: 0", "* loss: L1(of=L1Loss(reduction=mean))"),
+        r"* dataset: FolderDataset(hr\_dir=data/DIV2K)",
+    ]
 
 
 def test_an_official_checkpoint_keeps_its_licence_and_figures(tmp_path, weights_dir):

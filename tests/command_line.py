@@ -100,10 +100,8 @@ class _Server:
             self.process.stdin.flush()
 
     def close(self) -> None:
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        self.process.wait()
+        with self.process:
+            self.process.kill()  # its stdin stays open as long as any process that was forked meanwhile
 
 
 _servers: list[_Server] = []

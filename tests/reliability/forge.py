@@ -151,9 +151,7 @@ def forging(folder: Path) -> Iterator[Forge]:
         try:
             yield Forge(process, folder)
         finally:
-            assert process.stdin is not None
-            process.stdin.close()
-            process.wait(timeout=60)
+            process.kill()  # its stdin stays open as long as any process that was forked meanwhile
 
 
 def _serve() -> None:

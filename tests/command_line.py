@@ -31,6 +31,7 @@ from wandb.sdk.data_types.image import MEDIA_TMP
 from sr_lab import tasks
 from sr_lab.config import code
 from sr_lab.runs import sweep
+from sr_lab.system import garbage
 from tests import composing
 from tests.conftest import compose
 
@@ -117,6 +118,7 @@ def _server() -> _Server:
 
 def _serve() -> None:
     """Fork two processes for each line of stdin: one runs the command, the other waits for it to exit."""
+    garbage.collect_later()
     _prepare()
     for line in sys.stdin:
         if os.fork() == 0:

@@ -4,6 +4,7 @@
 processes, connected by gloo, and writes each result to ``<folder>/<scenario>-<world>-<rank>.pt``.
 """
 
+import gc
 import multiprocessing
 import os
 import subprocess
@@ -226,6 +227,7 @@ def _rank(folder: Path, name: str, world: int, rank: int, port: int) -> None:
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
+    gc.freeze()  # the processes do not look at, and thereby copy, what they share with this one
     place, fork = Path(sys.argv[1]), multiprocessing.get_context("fork")
     for scenario in sys.argv[2:]:
         what, _, world = scenario.partition(":")

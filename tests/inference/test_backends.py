@@ -121,6 +121,7 @@ def test_a_repeated_size_gives_the_same_image_as_torch(backend, cache_dir):
         assert difference(network, runs, size) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("size", [(24, 24), (25, 27), (37, 41), (9, 7)])  # the last is empty or shorter
 def test_segments_of_every_length_give_the_same_image_as_torch(backend, size, cache_dir):

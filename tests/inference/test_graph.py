@@ -105,6 +105,23 @@ def test_shifted_windows_give_torchs_images_for_any_number_and_size_of_images():
         assert (runs(lr) - network(lr)).abs().max() < 1e-5
 
 
+class RoundsUp(PlusMean):
+    """Inverts the image from a third of its width on, rounded up."""
+
+    def forward(self, lr):
+        sr = super().forward(lr)
+        start = -(-sr.shape[-1] // 3)
+        return torch.cat((sr[..., :start], 1 - sr[..., start:]), dim=-1)
+
+
+def test_a_graph_rounds_lengths_as_torch_does():
+    network = RoundsUp().eval()
+    runs = backends.start("onnxruntime", graph.onnx_model(network, open_batch=False).SerializeToString(), 1)
+    for width in (9, 10, 11):
+        lr = torch.rand(1, 3, 8, width)
+        assert (runs(lr) - network(lr)).abs().max() < 1e-5
+
+
 class Amplifies(PlusMean):
     """Multiplies rounding errors, as BSRN does on noise."""
 

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sr_lab.system import garbage
 from tests.reliability import plugins
 
 INTERVAL = 5  # steps between two checkpoints
@@ -156,6 +157,7 @@ def forging(folder: Path) -> Iterator[Forge]:
 
 def _serve() -> None:
     """Fork a training run for each line of stdin."""
+    garbage.collect_later()
     import torch
     from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
@@ -170,6 +172,7 @@ def _serve() -> None:
     torch.set_num_threads(1)
     composed = {}
     answers = os.fdopen(os.dup(1), "w")
+    garbage.collect()  # runs do not look at, and thereby copy, what they share with this process
     for line in sys.stdin:
         request = json.loads(line)
         overrides = tuple(request.get("overrides", ()))

@@ -3,6 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "benchmarks"
 
@@ -31,6 +33,7 @@ def python(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_each_item_of_the_gpu_check_writes_a_line_whether_it_passes_fails_times_out_or_crashes(tmp_path):
     done = python(tmp_path, "-c", SOME)
     text = (tmp_path / "gpu_check.txt").read_text()

@@ -42,9 +42,8 @@ def provide(entry: Published, key: str, note: Callable[[str], object]) -> Path:
                 _obtain(entry, file, note)
         return file
     except (OSError, SRLabError) as error:
-        mirror = f"set {MIRROR}=<address or folder of a copy>"
-        if os.environ.get(MIRROR):
-            mirror = f"correct {MIRROR}"
+        is_set = bool(os.environ.get(MIRROR))
+        mirror = f"correct {MIRROR}" if is_set else f"set {MIRROR}=<address or folder of a copy>"
         raise CheckpointError(
             f"{key}: {PREFIX}{entry.name} could not be fetched: {error}; {mirror}, or save "
             f"{_escaped(entry.address)} yourself and give its path"

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-import sr_lab.__main__ as program
+from sr_lab import __main__ as program
 from sr_lab.runs import search, sweep
 from sr_lab.system import garbage
 from sr_lab.tasks import complexity, plan, train

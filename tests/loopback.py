@@ -1,4 +1,4 @@
-"""A web server on 127.0.0.1 that cuts connections, lies about lengths and sends redirects."""
+"""A web server on 127.0.0.1 that cuts connections, announces false lengths and sends redirects."""
 
 import threading
 from collections.abc import Iterator

@@ -11,7 +11,7 @@ FETCH = "_local_scalar_dense"  # fetches one value; on a GPU, this waits for the
 
 
 class Operators(TorchDispatchMode):
-    """While it is active, counts the calls of each operator, by name, and of those that narrow float64."""
+    """While active, counts the calls of each operator by name, and separately those that narrow float64."""
 
     def __init__(self) -> None:
         super().__init__()

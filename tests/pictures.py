@@ -29,10 +29,10 @@ def run_folder(
     plots: bool = True,
     **more: object,
 ) -> Run:
-    """A finished run whose SR images are the HR images with some noise in their middle.
+    """A finished run whose SR images are the HR images with some noise in their lower two thirds.
 
     Runs with different ``psnr`` have different losses; their other curves are the same.
-    Without ``plots`` it has neither curves nor a place in the cost plot; drawing them takes most time.
+    Without ``plots``, the run has neither curves nor a place in the cost plot; drawing these is slow.
     """
     folder = root / f"{saved_images.safe(name)}-{len(list(root.glob('*'))) if root.is_dir() else 0:08x}"
     folder.mkdir(parents=True)

@@ -233,7 +233,7 @@ def test_lightning_starts_no_processes_if_the_environment_says_they_exist():
     assert trainer.strategy.launcher.procs == []
 
 
-# All private names of dependencies that we use, with the reason and what fails without each
+# All private names of dependencies that we use, with the reason and what fails if the name is gone
 
 PRIVATE = {
     ("sr_lab.checkpoints.reading", "torch._weights_only_unpickler"): (
@@ -300,7 +300,7 @@ PRIVATE = {
     ),
     ("tests.without_unix", "_getframe"): "which module imports something that only Unix has",
     ("tests.composing", "hydra._internal.config_loader_impl.ConfigLoaderImpl"): (
-        "Hydra keeps nothing from one composition to the next; half the time of all tests without it"
+        "Hydra caches nothing between compositions, so they would take half of the time of all tests"
     ),
     ("tests.composing", "_compose_config_from_defaults_list"): "see the line above",
     ("tests.composing", "hydra._internal.config_repository.ConfigRepository"): "see the line above",
@@ -314,7 +314,7 @@ PRIVATE = {
     ("tests.composing", "_metadata"): "OmegaConf's own copies of nodes take half the time of a composition",
     ("tests.composing", "hydra._internal.hydra.Hydra"): "undoes what the program wraps",
     ("tests.datasets.test_folder", "_workers"): "the memory of a loader's processes is measured",
-    ("tests.metrics.test_image_quality", "_reductions"): "how torchmetrics merges a state is only kept there",
+    ("tests.metrics.test_image_quality", "_reductions"): "nothing else says how torchmetrics merges it",
     (
         "tests.models.test_models",
         "torch._subclasses.fake_tensor.FakeTensorMode",

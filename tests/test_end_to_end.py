@@ -40,7 +40,7 @@ def metrics(folder: Path) -> dict[str, object]:
 
 
 def figures(folder: Path) -> dict[str, object]:
-    """The measured figures in the results."""
+    """The measured values in the results."""
     return {key: value for key, value in metrics(folder).items() if "/" in key or key == "images"}
 
 
@@ -74,8 +74,8 @@ def place(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trainings(place):
-    """Train a run with all features, a run with only the same seed, and a run that is killed midway."""
+def trained(place):
+    """Train a run with all features, a plain run of the same seed, and a run that is killed midway."""
     first = sr_lab(place / "first", *KILLABLE)
     again = sr_lab(place / "again", *QUIET)
     killed = sr_lab(place / "killed", *QUIET, KILL="1")
@@ -86,7 +86,7 @@ def trainings(place):
 
 
 @pytest.fixture(scope="module")
-def first(place, trainings) -> Path:
+def first(place, trained) -> Path:
     """Run folder of the run with all features."""
     return run_folder(place / "first")
 
@@ -130,18 +130,18 @@ def test_a_run_leaves_no_temporary_file(first):
     assert hidden <= {".lock"}
 
 
-def test_a_run_ends_with_a_table(trainings):
-    shown = trainings.stdout
+def test_a_run_ends_with_a_table(trained):
+    shown = trained.stdout
     assert "6 steps, batch 2, budget smoke (steps 1,000,000 -> 6, batch size 16 -> 2, " in shown
     assert "); budget=paper keeps the recipe" in shown
     for text in ("protocol: rgb_uint8", "budget: smoke", "bicubic", "imdn_x4", "16.6", "29.16"):
         assert text in shown
 
 
-def test_a_run_that_writes_to_a_pipe_is_quiet(trainings):
-    assert trainings.stderr == ""
-    assert "\x1b" not in trainings.stdout
-    assert "Tip" not in trainings.stdout
+def test_a_run_that_writes_to_a_pipe_is_quiet(trained):
+    assert trained.stderr == ""
+    assert "\x1b" not in trained.stdout
+    assert "Tip" not in trained.stdout
 
 
 def test_results_record_where_they_come_from(first):

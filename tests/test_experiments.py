@@ -50,21 +50,21 @@ NO_FIGURE = {"imfm/ablation_components": {"+CAM"}}
 
 # Networks whose parameter count differs from the printed figure by 1 K or more, with the reason.
 GAPS = {
-    ("osffnet/table1_benchmarks", "CARN"): ([2, 3, 4], "printed is one network with three tails"),
+    ("osffnet/table1_benchmarks", "CARN"): ([2, 3, 4], "the paper counts one network with three tails"),
     ("osffnet/table1_benchmarks", "EDSR"): ([2, 4], "another EDSR, which its authors' code does not have"),
     ("osffnet/table1_benchmarks", "FDIWN"): ([3], "the authors' code has 1.5 K more"),
     ("efrdn/table1_benchmarks", "CARN"): ([2, 3, 4], "as in OSFFNet's table"),
-    ("efrdn/table1_benchmarks", "SMSR"): ([2, 3, 4], "printed leaves out 2560 logits of channel masks"),
-    ("efrdn/table1_benchmarks", "ECBSR"): ([2, 4], "the print fits one more value per channel of a PReLU"),
-    ("efrdn/table1_benchmarks", "EFRDN"): ([2, 3], "printed is the x4 network, run on other sizes"),
+    ("efrdn/table1_benchmarks", "SMSR"): ([2, 3, 4], "printed without 2560 logits of channel masks"),
+    ("efrdn/table1_benchmarks", "ECBSR"): ([2, 4], "printed with one more value per PReLU channel"),
+    ("efrdn/table1_benchmarks", "EFRDN"): ([2, 3], "the paper prints the count of the x4 network"),
     ("efrdn/table2_modules", "EFRDN+ACDM"): ([4], "Table 1 prints 767 K for the same network"),
     ("efrdn/table3_acdm", "x11"): ([4], "printed as if the 3x3 convolution were nothing"),
     ("efrdn/table6_transformers", "SwinIR"): ([4], "printed without the 32.4 K relative position biases"),
     ("mren/table5_benchmarks", "CARN"): ([2, 3, 4], "as in OSFFNet's table"),
-    ("mren/table5_benchmarks", "MemNet"): ([2, 3, 4], "only the weights of the convolutions are printed"),
-    ("imfm/table3_upsamplers", "Deconvolution layer"): ([4], "fitted to the prints: 0.3 % more"),
-    ("imfm/table3_upsamplers", "Sub pixel layer"): ([4], "fitted to the prints: 0.2 % more"),
-    ("imfm/table3_upsamplers", "MWAUM"): ([4], "fitted to the prints: 0.3 % more"),
+    ("mren/table5_benchmarks", "MemNet"): ([2, 3, 4], "only the weights of the convolutions are counted"),
+    ("imfm/table3_upsamplers", "Deconvolution layer"): ([4], "no reading fits exactly: 0.3 % more"),
+    ("imfm/table3_upsamplers", "Sub pixel layer"): ([4], "no reading fits exactly: 0.2 % more"),
+    ("imfm/table3_upsamplers", "MWAUM"): ([4], "no reading fits exactly: 0.3 % more"),
     ("imfm/table4_complexity", "EDSR"): ([4], "a misprint of 42080, in units of 1024"),
     ("imfm/table4_complexity", "RDN"): ([4], "fits no published configuration"),
     ("imfm/table4_complexity", "MAFFSRN"): ([4], "its larger form is the nearest"),
@@ -107,7 +107,7 @@ def sweep(name):
 def _compose(name: str) -> Sweep:
     """Compose a table as its command does."""
     register_resolvers()
-    counts = name in ("imfm/table4_complexity", "efrdn/fig7_tradeoff")  # train nothing, so have no budget
+    counts = name in ("imfm/table4_complexity", "efrdn/fig7_tradeoff")  # these train nothing, so no budget
     given = [f"experiment={name}", "trainer=cpu", *(() if counts else ["budget=smoke"])]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose("config", given, return_hydra_config=True)
@@ -125,7 +125,7 @@ def _compose(name: str) -> Sweep:
 
 def _printed(sweep: Sweep) -> list[published.Figure]:
     """Printed figures of the networks that are implemented."""
-    place = (sweep.paper, sweep.table)  # a value of a DictConfig takes a while, and there are 2000 figures
+    place = (sweep.paper, sweep.table)  # once, since reading a DictConfig 2000 times is slow
     return [
         figure
         for figure in published.figures()
@@ -305,7 +305,7 @@ def test_figures_3_and_4_of_imfm_show_the_two_schedules_of_table_2():
     assert recipe == (1_000_000, 1000, 1e-3)
 
 
-# What each picture shows: kind, image or test set, and where the trainings are that it shows.
+# What each picture shows: kind, image or test set, and the folder of the training runs.
 ANALYSES = {
     "two_strategies/fig1_spectra": ("psd", "Set5/baby", None),
     "two_strategies/fig2_residuals": ("residual", "Set5/baby", None),
@@ -321,7 +321,7 @@ ANALYSES = {
 
 
 @pytest.mark.parametrize("name", ANALYSES)
-def test_an_analysis_shows_what_the_paper_shows_from_trainings_of_an_experiment(name):
+def test_an_analysis_shows_what_the_paper_shows_from_runs_of_an_experiment(name):
     kind, of, runs = ANALYSES[name]
     config = compose(f"experiment={name}", "trainer=cpu")
     assert isinstance(config, AnalyzeConfig)

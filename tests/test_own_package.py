@@ -150,7 +150,7 @@ def test_a_wrong_class_gets_an_error_that_states_the_facts(named, place):
 
 
 class Pairs(Dataset[object]):
-    """Pairs at x2: good ones, changed by ``change``."""
+    """Valid pairs at x2, each changed by ``change``."""
 
     def __init__(self, change=lambda index, lr, hr: {"lr": lr, "hr": hr}, count: int = 40) -> None:
         self.change, self.count = change, count

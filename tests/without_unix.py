@@ -1,7 +1,7 @@
-"""Hides from sr_lab and filelock what Windows lacks; tests copy this to the ``sitecustomize`` of commands.
+"""Hides from sr_lab and filelock what Windows lacks; tests copy this file to a ``sitecustomize.py``.
 
-Other libraries keep it: on Linux they use it without asking. `ENVIRONMENT` makes ASCII the default encoding
-of text files, since that of Windows is not UTF-8 either.
+Other libraries still see it, since on Linux they use it unconditionally. `ENVIRONMENT` makes ASCII the
+default encoding of text files, since the default of Windows is not UTF-8 either.
 """
 
 import builtins

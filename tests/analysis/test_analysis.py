@@ -29,7 +29,7 @@ class Gain(nn.Module):
 
 
 class Blocks(nn.Module):
-    """A network of given blocks, whose result is as large as its input."""
+    """A network of the given blocks; its output is as large as its input."""
 
     def __init__(self, *blocks: nn.Module) -> None:
         super().__init__()

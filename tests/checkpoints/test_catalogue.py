@@ -95,7 +95,7 @@ def refusal(path):
 
 @pytest.mark.parametrize(("option", "scale"), [("imdn", 4), ("edsr", 4), ("pan", 4), ("fmen_ntire", 3)])
 def test_the_nearest_network_has_the_scale_of_the_weights(tmp_path, monkeypatch, option, scale):
-    """The names alone do not reveal the scale, as they are the same at every scale."""
+    """The names alone do not determine the scale, as they are the same at every scale."""
     monkeypatch.setattr(catalogue, "model_options", lambda: ["bicubic", "edsr", "fmen_ntire", "imdn", "pan"])
     state = torch.load(official(tmp_path, option, scale))
     torch.save(dict(list(state.items())[2:]), tmp_path / "a.pth")

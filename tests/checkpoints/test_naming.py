@@ -44,7 +44,7 @@ def test_a_name_may_list_the_scales_of_one_network():
     assert named_scale(Path("/a/b/vdsr_x2x3x4.pth")) == NamedScale((2, 3, 4), "vdsr_x2x3x4")
 
 
-def test_a_folder_says_which_of_several_scales_in_a_name_it_is():
+def test_the_name_of_a_folder_chooses_among_several_scales_in_the_name_of_a_file():
     assert named_scale(Path("/a/PAN_x2/vdsr_x2_x4.pth")) == NamedScale((2,), "PAN_x2")
     for path in ("/a/b/vdsr_x2_x4.pth", "/a/PAN_x3/vdsr_x2_x4.pth", "/a/vdsr_x2_x4/best.pth"):
         found = named_scale(Path(path))

@@ -1,4 +1,4 @@
-"""The weights in the package: their names, and the figures that they give."""
+"""The weights in the package: their names, and the PSNR and SSIM that they reach."""
 
 import csv
 import re

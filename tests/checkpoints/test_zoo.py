@@ -1,4 +1,4 @@
-"""Published weights by name: what is known about them, and downloads that may fail in every way."""
+"""Published weights by name: what is known about them, and downloads that fail in many ways."""
 
 import dataclasses
 import hashlib
@@ -156,9 +156,9 @@ def _provide(entry: Published) -> bytes:
     return provide(entry, "ckpt", lambda _: None).read_bytes()
 
 
-def test_what_asks_at_the_same_time_downloads_once(server):
-    # Threads, since a fork of this process may wait forever for a lock of one of its threads; the lock of a
-    # file separates threads that open it as it separates processes.
+def test_requests_at_the_same_time_download_once(server):
+    # Threads, since a forked process may wait forever for a lock that a thread of this process held; a file
+    # lock excludes other threads that open the file just as it excludes other processes.
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(_provide, [ENTRY] * 4)) == [CONTENT] * 4
     assert len(server.asked) == 1

@@ -209,7 +209,7 @@ def test_a_compiled_module_is_compared_as_a_file(package, tmp_path):
     assert found[0] != found[1]
 
 
-# Python 3.11, 3.12 and 3.13 give the same digest. A change to it orphans every run on disk.
+# Python 3.11, 3.12 and 3.13 give the same digest. If it changed, no run on disk would be found again.
 SOURCE = '''
 """Every kind of statement whose tree has changed between versions of Python."""
 from __future__ import annotations

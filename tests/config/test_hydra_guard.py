@@ -44,7 +44,7 @@ def test_a_file_on_the_search_path_cannot_change_settings_of_hydra(tmp_path: Pat
     assert done.stderr.count("\n") == 1
 
 
-# Pieces for the texts in a stranger's file: interpolations, escapes, and parts of them.
+# Pieces of the values in an untrusted file: interpolations, escapes, and parts of both.
 PIECES = st.sampled_from(
     [
         *(
@@ -86,7 +86,7 @@ def resolved(values: dict[str, object]) -> dict[str, object]:
 @settings(max_examples=500, deadline=None)
 @given(a=TEXTS, b=TEXTS)
 def test_no_file_that_is_accepted_reads_the_environment(a: str, b: str):
-    """This holds even if it is resolved twice, or unescaped in between as Hydra unescapes a row."""
+    """This holds even if a value is resolved twice, or unescaped in between as Hydra unescapes a row."""
     register_resolvers()
     with mock.patch.dict(os.environ, CANARY="sang"):
         try:

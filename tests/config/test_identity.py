@@ -186,7 +186,7 @@ def test_the_hash_of_an_evaluation_ignores_the_folder_of_its_images():
 
 
 def test_the_hash_function_never_changes():
-    """It is a prefix of the SHA-256 of the JSON with sorted keys; a change orphans every run on disk."""
+    """The hash is a prefix of the SHA-256 of JSON with sorted keys; if it changed, no run would be found."""
     assert hash8({"b": [1, 2.5, None], "a": 1, "c": {"e": True, "d": "x"}}) == "87b400cb"
 
 
@@ -205,7 +205,7 @@ def run_dir(*overrides: str) -> str:
     return composed.hydra.run.dir
 
 
-def test_a_run_that_was_interrupted_before_it_recorded_its_code_is_not_of_other_code(tmp_path):
+def test_a_run_that_was_interrupted_before_it_recorded_its_code_gets_no_note_about_code(tmp_path):
     folder = RunFolder(tmp_path)
     with folder.attempt():
         assert folder.has_begun()

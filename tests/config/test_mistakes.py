@@ -1,4 +1,4 @@
-"""Plausible mistakes on the command line, and what the answer must say; words that are read unchanged."""
+"""Plausible mistakes on the command line and the facts in each answer; arguments understood as typed."""
 
 import shlex
 from pathlib import Path
@@ -117,7 +117,7 @@ MISTAKES = {
     "validation.sets=[Set55] paths.data_dir=nope": ("Set55", "did you mean 'Set5'?"),
     "validation.sets=Set5": ("validation.sets", "list", "validation.sets=[Set5]"),
     "init_ckpt=nope.ckpt": ("init_ckpt: there is no file 'nope.ckpt'",),
-    # the form of a word
+    # the form of an argument
     "model: imdn": ("model:", "key=value"),
     "--model imdn": ("--model", "model=..."),
     "--scale=2": ("--scale", "scale=2"),
@@ -130,7 +130,7 @@ MISTAKES = {
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program_in_this_process: None) -> Path:
-    """A folder with an image, where the program runs in this process, and starts no task."""
+    """A folder with two image files, in which the program runs in this process."""
     monkeypatch.chdir(tmp_path)
     for variable in ("SR_LAB_DATA", "SR_LAB_OUTPUT", "LOCAL_RANK"):
         monkeypatch.delenv(variable, raising=False)
@@ -176,7 +176,7 @@ def test_a_mistake_gets_a_one_sentence_error_that_states_the_facts(typed, place,
     assert "hydra.cc" not in said
 
 
-# Words that are taken as they are (after the bar), with the setting that they give.
+# Arguments that are understood as typed (after the bar), with the setting that each of them gives.
 TAKEN = {
     "model=imfm|model.num_feat=32": ("model", {"num_feat": 32}),
     "model=imdn|model.num_feat=32": ("model", {"num_feat": 32}),

@@ -111,7 +111,7 @@ def test_arguments_must_be_plain_values(slot: str):
 
 @pytest.mark.parametrize("key", ["${a}", 1.5j, ("a",)])
 def test_keys_must_be_plain_values(key: object):
-    with pytest.raises(ConfigError, match=r"remove it|must be a plain value"):  # `tags` has no type
+    with pytest.raises(ConfigError, match=r"remove it|must be a plain value"):  # `tags` has no annotation
         targets.check("logger", {"_target_": "lightning.pytorch.loggers.WandbLogger", "tags": {key: 1}})
 
 
@@ -153,7 +153,7 @@ ADMITTED = Path(__file__).with_name("admitted.json")
 
 
 def test_library_classes_have_only_the_parameters_that_were_reviewed():
-    """A new version may add an argument that opens a file, so review it before storing it here."""
+    """A new version may add an argument that opens a file, so review new arguments before storing them."""
     stored = json.loads(ADMITTED.read_text())
     found = {
         name: sorted(targets._parameters(targets.locate(name), name))

@@ -1,4 +1,4 @@
-"""A setting that the chosen task does not use is refused; none is accepted and ignored."""
+"""A setting that the chosen task does not use is refused, not silently ignored."""
 
 import ast
 from importlib.util import find_spec
@@ -31,7 +31,7 @@ USED = {
 
 
 def refused(task: str, override: str) -> str:
-    """What is said about an override, empty if the task accepts it."""
+    """The message that refuses an override; empty if the task accepts it."""
     try:
         refuse_unused(task, [override])
     except ConfigError as error:

@@ -242,7 +242,7 @@ def test_the_memory_that_building_takes_does_not_depend_on_the_number_of_images(
     assert last - first < 120 * 1024  # KiB; the pixels of the 216 additional images are 180 MB
 
 
-def test_two_that_build_at_the_same_time_make_each_image_once(folder, files):
+def test_two_builds_at_the_same_time_make_each_image_once(folder, files):
     made = []
 
     def make(index):
@@ -250,8 +250,8 @@ def test_two_that_build_at_the_same_time_make_each_image_once(folder, files):
         time.sleep(0.05)
         return pixels_of(index)
 
-    # Threads, since a fork of this process may wait forever for a lock of one of its threads; the lock of a
-    # file separates threads that open it as it separates processes.
+    # Threads, since a forked process may wait forever for a lock that a thread of this process held; a file
+    # lock excludes other threads that open the file just as it excludes other processes.
     with ThreadPoolExecutor(2) as pool:
         builds = [pool.submit(ImageCache(folder, files).build, make, title="") for _ in range(2)]
         assert [build.result(timeout=60) for build in builds] == [None, None]

@@ -1,4 +1,4 @@
-"""Downloads over a real connection that are cut off, resumed, tampered with, redirected or misreported."""
+"""Downloads over a real connection that are cut off, resumed, tampered with, redirected or too long."""
 
 import hashlib
 import io

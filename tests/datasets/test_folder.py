@@ -135,7 +135,7 @@ def test_workers_share_the_pixels_and_their_memory_does_not_grow_between_passes(
         if number in (20, 400):
             written.append([_written(worker.pid) for worker in stream._workers])
     (early, late), images = np.array(written), list((tmp_path / "cache").rglob("*.npy"))
-    assert (late - early < 4096).all()  # KiB, the interpreter's own; the batches of 380 passes would be 16 MB
+    assert (late - early < 4096).all()  # KiB for the interpreter; the batches of 380 passes would be 16 MB
     for worker in stream._workers:
         maps = [line for line in _smaps(worker.pid) if line.endswith(".npy")]
         assert 0 < len(maps) <= len(images)  # each file is mapped at most once

@@ -14,7 +14,7 @@ PIXELS = 3000
 
 
 class Numbers(Dataset):
-    """Batches in one buffer, filled with the number of the first sample, and the id of the worker process."""
+    """Each batch is one buffer filled with the number of its first sample, with the id of the worker."""
 
     def __len__(self):
         return 5

@@ -130,7 +130,7 @@ def test_grey_noise_is_the_same_in_all_channels():
 
 @pytest.mark.parametrize(("side", "lowest"), [(11, math.pi / 3), (21, math.pi / 3), (21, math.pi / 5)])
 def test_sinc_kernels_pass_frequencies_below_the_cutoff_and_stop_those_above_it(side, lowest):
-    """The cutoff is where the response falls to one half; over many images it covers [lowest, pi]."""
+    """The cutoff is where the response falls to one half; over many images the cutoffs cover [lowest, pi]."""
     draws = Draws(range(200), CPU)
     count = torch.full((200,), side)
     kernels = realistic._sinc(draws, count, count > 0, lowest=lowest)
@@ -142,7 +142,7 @@ def test_sinc_kernels_pass_frequencies_below_the_cutoff_and_stop_those_above_it(
 
 
 def test_the_final_sinc_filter_has_a_cutoff_of_at_least_a_third_of_pi(monkeypatch):
-    """Real-ESRGAN's dataset does the same; only its blurs have cutoffs down to a fifth of pi."""
+    """As in Real-ESRGAN's dataset; only the blurs have cutoffs down to a fifth of pi."""
     lowest, sinc = [], realistic._sinc
 
     def recorded(*given, **named):
@@ -156,7 +156,7 @@ def test_the_final_sinc_filter_has_a_cutoff_of_at_least_a_third_of_pi(monkeypatc
 
 @pytest.mark.parametrize("quality", [30, 50, 75, 95])
 def test_jpeg_compression_is_close_to_libjpegs(quality):
-    """kornia's rounding is differentiable, so its result only approximates libjpeg's, to 40 dB or more."""
+    """kornia's rounding is differentiable, so the decoded images agree only to 40 dB or more."""
     hr = photograph(96)
     buffer = io.BytesIO()
     Image.fromarray(hr[0].permute(1, 2, 0).numpy()).save(buffer, "JPEG", quality=quality)

@@ -1,4 +1,4 @@
-"""Several processes train like one, with bit-equal metrics; a process that dies or hangs is reported."""
+"""Several processes train and measure like one; a process that dies or hangs is reported."""
 
 import pytest
 import torch

@@ -218,7 +218,7 @@ def test_a_sweep_continues_after_a_job_that_lost_a_process(sweep):
     done, folders = sweep
     assert done.returncode == 1
     states = {seed: RunFolder(folder).state() for seed, folder in sorted(folders.items())}
-    # With seed 1, rank 0 only knows that the other rank was lost; the same command resumes all three jobs.
+    # With seed 1, rank 0 sees only that the other rank is lost; the same command resumes all three jobs.
     assert states == {0: "finished", 1: "interrupted", 2: "finished", 3: "interrupted", 4: "interrupted"}
 
 

@@ -51,7 +51,7 @@ def test_options_in_the_users_own_folder_are_offered(tmp_path):
 
 
 def shell(script: str, folder, **variables: str) -> str:
-    """What a shell prints; its ``sr-lab`` and ``python`` are this interpreter."""
+    """What a shell prints; in it, ``sr-lab`` and ``python`` run this interpreter."""
     for name, begin in (("sr-lab", "-m sr_lab"), ("python", "")):
         (folder / name).write_text(f'#!/bin/sh\nexec {sys.executable} {begin} "$@"\n')
         (folder / name).chmod(0o755)
@@ -80,7 +80,7 @@ def test_bash_completes_with_the_installed_script(program, tmp_path):
         f'_sr_lab {program.split()[0]}; echo "${{COMPREPLY[@]}}"; complete -p sr-lab'
     )
     first, second = shell(script, tmp_path).splitlines()
-    assert first == "osffnet"  # what replaces the word after the sign
+    assert first == "osffnet"  # what replaces the word after the equals sign
     assert "_sr_lab" in second
 
 

@@ -1,4 +1,4 @@
-"""The site of ``make docs``, and the tables of cost that it shows."""
+"""The site that ``make docs`` builds, and the tables of costs in it."""
 
 import functools
 import http.server
@@ -44,7 +44,7 @@ def test_a_page_is_the_same_text_as_markdown():
         "| <code>a&#95;b=1</code> | first &#124; second |\n\n"
         "| scale | PSNR |\n| --- | ---: |\n| x2 | 38.00 |\n"
     )
-    assert layout.pairs([("a", "b")]) == ["  a  b"]  # outside the block it is for a terminal
+    assert layout.pairs([("a", "b")]) == ["  a  b"]  # as on a terminal, outside of that context
 
 
 def test_links_between_readmes_lead_to_their_pages_and_others_become_text():
@@ -69,7 +69,7 @@ def test_every_cost_in_a_readme_equals_a_new_count(paper):
 
 
 class _Links(HTMLParser):
-    """The addresses of a page, and the names that links may lead to."""
+    """The addresses that a page links to, and the names of its own anchors."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -37,7 +37,7 @@ def cache_dir(tmp_path_factory):
 
 pytestmark = pytest.mark.usefixtures("exports")
 
-TAKES_LONG = {"fdiwn"}  # torch's exporter needs more than ten minutes for its open sizes
+TAKES_LONG = {"fdiwn"}  # torch's exporter needs more than ten minutes for its dynamic sizes
 
 
 class PlusMean(nn.Module):
@@ -59,7 +59,7 @@ class PlusMean(nn.Module):
 
 
 class Attends(PlusMean):
-    """Attends within four segments of the image's pixels; what is left forms a shorter one, or none."""
+    """Attends within four segments of the image's pixels; remaining pixels form a fifth, shorter segment."""
 
     def __init__(self):
         super().__init__()
@@ -123,9 +123,9 @@ def test_a_repeated_size_gives_the_same_image_as_torch(backend, cache_dir):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("size", [(24, 24), (25, 27), (37, 41), (9, 7)])  # the last is empty or shorter
+@pytest.mark.parametrize("size", [(24, 24), (25, 27), (37, 41), (9, 7)])  # a fifth segment or none
 def test_segments_of_every_length_give_the_same_image_as_torch(backend, size, cache_dir):
-    """OpenVINO cannot compile for one size if the last segment is empty, so its graph for any size runs."""
+    """OpenVINO cannot compile an empty last segment for one size, so the graph for any size is run then."""
     network = Attends().eval()
     runs = run_by(network, backend, cache_dir=cache_dir)
     assert all(difference(network, runs, size) < 1e-5 for _ in range(3))

@@ -41,7 +41,7 @@ def test_a_folded_network_is_compared_on_the_cpu(monkeypatch):
 
 @pytest.mark.parametrize(("name", "strategy"), [("imdn", ggas.apply), ("efrdn", lambda own: own)])
 def test_a_network_trained_by_several_processes_folds_too(name, strategy):
-    """Lightning makes its batch norms synchronised, and later reverts them to a class of its own."""
+    """Lightning replaces batch norms with synchronised ones, and later with a class of its own."""
     networks = [strategy(built(name, num_feat=16)) for _ in range(2)]
     sync = TorchSyncBatchNorm()
     networks[1] = sync.revert(sync.apply(networks[1]))

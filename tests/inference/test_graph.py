@@ -43,7 +43,7 @@ def pooled(x, halvings):
 STEPS = {
     "pooling to half": lambda x: pooled(x, 1),
     "pooling to an eighth": lambda x: pooled(x, 3),
-    "enlarging by nearest": lambda x: F.interpolate(pooled(x, 2), size=x.shape[-2:], mode="nearest"),
+    "nearest-neighbour upsampling": lambda x: F.interpolate(pooled(x, 2), size=x.shape[-2:], mode="nearest"),
     "imresize": lambda x: imresize(x, numerator=2),
 }
 TOGETHER = "all"  # an export takes seconds; if this graph differs, the slow tests show which operation does
@@ -71,13 +71,13 @@ def test_operations_that_torch_does_not_export_give_torchs_images(name):
 
 @pytest.fixture(scope="module")
 def exported():
-    """A network that was being trained, its weights before the export, and its graph."""
+    """A network in training mode, its weights before the export, and its graph."""
     network = PlusMean().train()
     return network, copy.deepcopy(network.state_dict()), graph.onnx_model(network)
 
 
 def test_a_graph_for_one_size_has_constant_shapes(exported):
-    assert graph.is_static(graph.onnx_model(Step(STEPS["enlarging by nearest"]), size=(41, 30)))
+    assert graph.is_static(graph.onnx_model(Step(STEPS["nearest-neighbour upsampling"]), size=(41, 30)))
     assert not graph.is_static(exported[-1])
 
 
@@ -123,7 +123,7 @@ def test_a_graph_rounds_lengths_as_torch_does():
 
 
 class Amplifies(PlusMean):
-    """Multiplies rounding errors, as BSRN does on noise."""
+    """Amplifies rounding errors, as BSRN does on noise."""
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         sr = super().forward(lr)
@@ -186,7 +186,7 @@ def test_a_model_is_valid_onnx(exported):
 
 
 class Grouped(nn.Module):
-    """Normalises groups of channels, whose graph reshapes to a shape with a literal zero, as FDIWN's does."""
+    """Normalises groups of channels; its graph reshapes to a shape with a literal zero, as FDIWN's does."""
 
     colour, scale = "rgb", 1
 

@@ -9,7 +9,7 @@ from sr_lab.metrics.image_quality import MeanOverImages
 
 
 def of(values: Sequence[float], *, share: slice = slice(None)) -> MeanOverImages:
-    """Metric of a set with these values of its images, updated with the given share of the images."""
+    """The metric of a set whose images have these values, updated with the given share of them."""
     metric = MeanOverImages(len(values))
     for place in range(len(values))[share]:
         metric.update(torch.tensor([values[place]]), place)

@@ -14,7 +14,7 @@ from sr_lab.metrics.perceptual import Perceptual
 
 
 def weights(network: nn.Module) -> dict[str, Tensor]:
-    """Weights that follow a formula, of about the size that keeps a signal through many layers."""
+    """Weights from a formula, scaled so that a signal neither vanishes nor explodes in many layers."""
     found = {}
     for place, (name, value) in enumerate(network.state_dict().items()):
         x = torch.arange(value.numel(), dtype=torch.float64)
@@ -34,7 +34,7 @@ def images() -> tuple[Tensor, Tensor]:
 
 @pytest.mark.slow  # writes 0.8 GB of weights
 def test_figures_equal_those_of_the_authors_packages(tmp_path, monkeypatch):
-    # lpips 0.1.4 and DISTS-pytorch 0.1 with these weights, on the rounded images, 4 pixels cropped at edges
+    # lpips 0.1.4 and DISTS-pytorch 0.1 with these weights, on the rounded images without 4 pixels per edge
     expected = {"lpips": 0.0655062347650528, "lpips_vgg": 0.16164828836917877, "dists": 0.031027793884277344}
     models = pytest.importorskip("torchvision.models")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -62,7 +62,7 @@ class Named:
 
 @pytest.fixture
 def known(monkeypatch, tmp_path):
-    """Let torchvision's list of weights name ``net-<digest>.pth``; returns its missing file."""
+    """Put ``net-<digest>.pth`` into torchvision's list of weights; return the path where it is missing."""
     named = Named(hashlib.sha256(Named.content).hexdigest()[:8])
     module = type(sys)("torchvision.models")
     monkeypatch.setattr(module, "get_model_weights", lambda network: named, raising=False)

@@ -20,7 +20,7 @@ def picture(path, seed, height=40, width=48, **more):
 
 
 def of_skimage(sr, hr):
-    """The figures that scikit-image gives for images in 0..255."""
+    """The PSNR and SSIM that scikit-image gives for images in 0..255."""
     return peak_signal_noise_ratio(hr, sr, data_range=255), references.ssim(sr, hr, data_range=255)
 
 

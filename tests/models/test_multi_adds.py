@@ -1,4 +1,4 @@
-"""Multiply-adds of the networks that papers compare, and how each printed figure counts (multi_adds.csv)."""
+"""Multiply-adds of the networks that papers compare, and how papers counted them (multi_adds.csv)."""
 
 import csv
 import functools

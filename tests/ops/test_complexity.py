@@ -85,7 +85,7 @@ def test_counting_leaves_the_model_unchanged():
 
 
 class Turned(nn.Module):
-    """Convolutions with a kernel of one row, of an image that is transposed in place after each."""
+    """Convolutions with a kernel of one row; between them, the image is transposed in place."""
 
     def __init__(self):
         super().__init__()
@@ -146,7 +146,7 @@ def test_a_model_without_parameters_has_no_activations():
 
 
 class Keeps(nn.Module):
-    """Keeps some images in memory, in one of the ways that the tests below count."""
+    """Makes intermediate images in one of four ways, which differ in how many are in memory at once."""
 
     def __init__(self, way):
         super().__init__()

@@ -19,7 +19,7 @@ from tests.models.test_models import build, one_of_each_class
 from tests.models.test_official import OFFICIAL
 from tests.papers.meta import unfilled
 
-# No names were published for these networks, or not for the form that is implemented here.
+# No names were published for these networks, or only for other forms than the one implemented here.
 WITHOUT = {
     *("bicubic", "edsr_shallow", "efrdn", "imdn_osff", "imfm", "memnet", "memnet_original", "mren", "mren_l"),
     *("osffnet", "idn", "rfdn"),

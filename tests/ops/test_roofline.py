@@ -60,7 +60,7 @@ def test_attention_is_one_operator_with_two_products():
     counted = traffic(Attention(), (1, 2, 10, 8))
     assert multi_adds_of(counted) == 2 * 2 * 10 * 10 * 8
     (operator,) = counted.operators
-    assert operator.values == 4 * 2 * 10 * 8 + 2 * 10  # and one sum per row, but never all pairs
+    assert operator.values == 4 * 2 * 10 * 8 + 2 * 10  # and one sum per row, but not all pairs
 
 
 def test_counting_traffic_leaves_the_model_unchanged():

@@ -31,8 +31,9 @@ SMALL = {"scale": 2, "num_feat": 16, "num_block": 2}
         ({"cnn_dc": False}, 767.9, 0.05, 767_924),
         ({"transformer_dc": False}, 767.9, 0.05, 767_924),
         (NO_DENSE, 767.9, 0.05, 767_924),
-        # Rows off by more than half a digit: three figures are truncated, and that of the plain 3x3 (765 K)
-        # is printed as if the layer were missing. The last row is off by an unexplained 0.13 K.
+        # Rows that differ by more than half a digit: three printed counts are truncated, and the count with
+        # a plain 3x3 (765 K) is printed as if the layer were missing. The last row is off by an unexplained
+        # 0.13 K.
         ({}, 767, 0.93, 767_924),
         ({"acrb": False}, 761, 0.93, 761_924),
         ({"acrb": "conv"}, 761, 4.43, 765_428),

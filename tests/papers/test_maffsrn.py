@@ -14,7 +14,7 @@ def test_a_fusion_sees_the_channels_of_its_two_inputs_alternately():
     group.fusions[0].register_forward_pre_hook(lambda fusion, inputs: seen.append(inputs[0]))
     x = torch.rand(1, 4, 3, 5)
     group(x)
-    # With identities as blocks, the first output is x and the second is 2x because of its skip.
+    # With identities as blocks, the first block gives x, and the second, which has a skip, gives 2x.
     torch.testing.assert_close(seen[0], F.channel_shuffle(torch.cat((x, 2 * x), dim=1), 2))
 
 

@@ -62,7 +62,7 @@ def test_table_6_is_reproduced_with_the_authors_counter(settings, printed):
 @pytest.mark.parametrize(
     ("settings", "scale", "counted"),
     [
-        ({}, 2, 105.1),  # Table 6 prints 23.8, but counts other networks at 1280x720
+        ({}, 2, 105.1),  # Table 6 prints 23.8, though it counts other networks at 1280x720
         ({}, 3, 69.1),
         ({}, 4, 49.0),
         (MREN_L, 2, 204.5),  # printed: 46.3

@@ -46,7 +46,7 @@ def reach(layer, at, size=16):
     [
         (0, (0, 9), (0, 8), (8, 16)),
         (4, (5, 11), (4, 12), (4, 12)),
-        (4, (0, 0), (0, 4), (0, 4)),  # the shift puts it next to the opposite edge, which the mask hides
+        (4, (0, 0), (0, 4), (0, 4)),  # the mask excludes the opposite edge, to which it was shifted
         (4, (15, 6), (12, 16), (4, 12)),
     ],
 )

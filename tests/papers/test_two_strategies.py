@@ -42,7 +42,7 @@ def test_table_2_counts_the_folded_network(host):
     printed, exact = TABLE_2[host]
     counts = [num_params(fold(apply(build(host)))) for apply in STRATEGIES]
     assert counts == list(exact)
-    # The printed figure of the host is truncated or rounded, and 7 K is added to it.
+    # The host's printed count is truncated or rounded; the rows with GGAS print that number plus 7 K.
     assert [abs(count / 1000 - figure) < 1 for count, figure in zip(counts, printed, strict=True)] == [
         True
     ] * 4

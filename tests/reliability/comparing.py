@@ -1,4 +1,4 @@
-"""Compare the end states of two runs, bit by bit."""
+"""Compare the end states of two runs bit for bit."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Damage to a checkpoint is detected whoever wrote it, and a run resumes from the previous checkpoint."""
+"""Damage to a checkpoint is detected, whoever wrote the file, and a run resumes from the previous one."""
 
 import random
 import time
@@ -62,7 +62,7 @@ def opened(path: Path, content: bytes) -> dict[str, Tensor] | None:
 
 
 def is_missed(path: Path, content: bytes, weights: dict[str, Tensor]) -> bool:
-    """Whether damage changes a weight unnoticed; damage to unused bytes changes none."""
+    """Whether damage changes a weight unnoticed; damage to unused bytes does not."""
     found = opened(path, content)
     return found is not None and not (
         found.keys() == weights.keys() and all(torch.equal(found[name], weights[name]) for name in weights)

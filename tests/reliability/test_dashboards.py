@@ -1,4 +1,4 @@
-"""If W&B dies or cannot be reached, training continues, and the record can rebuild the W&B run."""
+"""If W&B dies or cannot be reached, training continues, and the W&B run can be rebuilt from the record."""
 
 import csv
 import json

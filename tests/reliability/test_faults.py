@@ -1,4 +1,4 @@
-"""A run reports each fault of the machine in a sentence, keeps its last good state and resumes bit-equal.
+"""A run reports each fault of the machine in a sentence, keeps its last good state and resumes bit for bit.
 
 ====  =============================================  ==================================================
 No.   Fault                                          Tested in

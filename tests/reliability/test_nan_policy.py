@@ -70,7 +70,7 @@ def test_a_skipped_step_is_counted_and_leaves_the_weights_finite(forge, tmp_path
 def test_skipped_steps_change_no_weight(forge, tmp_path, optimizer):
     folder = tmp_path / "run"
     assert forge.train(folder, "nan_policy=skip", *optimizer, *spoil("loss", "nan", *range(21, 25))).code == 0
-    before, after = checkpoint(folder, "previous"), checkpoint(folder, "last")  # state_dict is averaged
+    before, after = checkpoint(folder, "previous"), checkpoint(folder, "last")  # state_dict is an average
     assert (before["global_step"], after["global_step"]) == (20, 24)
     weights = before["current_model_state"]
     assert weights.keys() == after["current_model_state"].keys()

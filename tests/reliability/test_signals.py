@@ -1,4 +1,4 @@
-"""Runs that get a signal finish the step, save, name the signal, and resume bit-equal."""
+"""Runs that get a signal finish the step, save, name the signal, and resume bit for bit."""
 
 import contextlib
 import os

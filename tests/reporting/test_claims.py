@@ -19,14 +19,14 @@ def seeds(label, psnrs, **more):
     [
         ([32.1, 32.2, 32.3], "holds", 0.2),
         ([31.9, 31.8, 31.7], "reversed", -0.2),
-        ([32.2, 32.2, 31.9], "undecided", 0.1),  # one seed says otherwise
+        ([32.2, 32.2, 31.9], "undecided", 0.1),  # one seed disagrees
         ([32.1, 32.2], "undecided", 0.15),  # two seeds are too few
     ],
 )
 def test_the_verdict_needs_three_seeds_that_agree(psnrs, verdict, difference):
     (found,) = claims.find([*seeds("111", psnrs), *seeds("000", [32.0] * 3)], [BETTER])
     assert found.verdict == verdict
-    # Each PSNR is spread over the images around a mean half a step below it.
+    # The mean PSNR of the images is half a step below the given PSNR.
     assert found.difference == pytest.approx(difference * (1 - 0.5 / 1000))
     assert (found.seeds, found.images) == (len(psnrs), 8)
 

@@ -14,7 +14,7 @@ SETS = ("Set5", "Set14", "B100", "Urban100", "Manga109")
 
 
 def table(*, sets: int = 5, label: str = "deconv") -> Table:
-    """Two rows with sizes, quality on several sets, a setting that the label says, and costs."""
+    """Two rows with sizes, quality on several sets, a setting that is in the label, and costs."""
     quality = [
         Column(title, name, decimals=decimals, key=f"{name}/{key}", with_gain=key == "psnr_y")
         for name in SETS[:sets]

@@ -489,7 +489,7 @@ def test_pointing_at_or_focusing_a_chart_shows_the_worst_images(browser, tmp_pat
 def test_pointing_at_a_run_in_the_legend_fades_the_other_curves(shown):
     faint = "[...document.querySelectorAll('.panels .faint')].map((line) => line.dataset.run)"
     shown.run("document.querySelectorAll('.lines li')[1].focus()")
-    assert set(shown.run(faint)) == {"0", "2"}  # a line that all runs share stays
+    assert set(shown.run(faint)) == {"0", "2"}  # a line that all runs share does not fade
     shown.run("document.activeElement.blur()")
     assert shown.run(faint) == []
 

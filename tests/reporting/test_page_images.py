@@ -14,7 +14,7 @@ from sr_lab.reporting.page_images import Album
 from sr_lab.reporting.saved_images import Picture
 from tests.pictures import hr_image, run_folder
 
-# A pixel of noise takes 3 bytes, and a third more as text.
+# A pixel of noise takes 3 bytes, and a third more in base64.
 BYTES_OF_PIXEL = 4.1
 
 

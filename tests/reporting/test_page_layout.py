@@ -20,7 +20,7 @@ COLUMNS = (
     ),
 )
 SIZES = {"phone": (390, 844), "screen": (1400, 900), "sheet of A4": (794, 1123)}
-# The eyes that see only two of three primary colours, on linear RGB (Machado, Oliveira and Fernandes 2009).
+# Vision with only two of three kinds of cones, on linear RGB (Machado, Oliveira and Fernandes 2009).
 EYES = {
     "usual": np.eye(3),
     "protanopia": [[0.1523, 1.0526, -0.2049], [0.1145, 0.7863, 0.0992], [-0.0039, -0.0481, 1.0520]],
@@ -149,10 +149,10 @@ def test_a_small_image_fills_most_of_the_viewer_of_a_phone(browser, tmp_path):
     opened(browser, tmp_path / "report.html", "phone")
     share, zoom = browser.run("[left.width / pane.clientWidth, left.width / 192]")
     assert share > 0.75
-    assert zoom * 2 == round(zoom * 2)  # a pixel of the image is a whole number of the screen's
+    assert zoom * 2 == round(zoom * 2)  # a pixel of the image fills whole pixels of the screen
 
 
-# Every visible text with its contrast to what is behind it; half-transparent text is mixed with that.
+# Every visible text with its contrast to its background, with which half-transparent text is mixed.
 CONTRASTS = """(() => {
   const parse = (text) => (text.match(/[\\d.]+/g) ?? []).map(Number);
   const linear = (c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);

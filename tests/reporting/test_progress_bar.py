@@ -1,4 +1,4 @@
-"""How far a piece of work is, on terminals of several widths and in a log file."""
+"""The progress of a piece of work, on terminals of several widths and in a log file."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""The papers' figures, and the plot of quality and cost that shows them."""
+"""The values that papers print, and the plot of quality against cost that shows them."""
 
 import io
 
@@ -70,7 +70,7 @@ def test_a_figure_records_its_table_row_and_scale():
     assert (figure.model, figure.set_name, figure.value) == ("osffnet", "", 537)
 
 
-def test_the_figure_tells_printed_published_and_measured_figures_apart():
+def test_the_plot_tells_printed_published_and_measured_values_apart():
     points = [
         Point("imdn", 715e3, 40.9e9, psnr, source)
         for psnr, source in ((26.04, "paper"), (26.0, "weights"), (26.1, "run"))

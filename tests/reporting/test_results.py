@@ -203,7 +203,7 @@ def test_the_columns_of_results_do_not_change():
 
 @pytest.mark.parametrize("paper", ["../outside", "{folder}/outside", "nobody"])
 def test_no_run_decides_into_which_folder_results_are_written(tmp_path, paper):
-    """``metrics.json`` may be a stranger's, and names the paper."""
+    """``metrics.json`` names the paper, and may be untrusted."""
     table = {"paper": paper.format(folder=tmp_path), "name": "table2"}
     with pytest.raises(ConfigError, match="no run here is a finished row of a paper's table"):
         write_results([finished("111", 32.0, table=table)], tmp_path / "root")

@@ -1,4 +1,4 @@
-"""Which runs share a row of a table: what tells two runs apart in their identity tells two rows apart."""
+"""Which runs share a row of a table: those whose identities differ in nothing but the seed."""
 
 import copy
 import json
@@ -36,7 +36,7 @@ def with_identity(one: Run, known: dict[str, object]) -> Run:
 
 
 def rows(made: Table) -> list[tuple[str, ...]]:
-    """What a reader can tell the measured rows apart by: scale, label and settings."""
+    """What distinguishes the measured rows for a reader: scale, label and settings."""
     settings = [n for n, column in enumerate(made.columns) if column.is_setting]
     return [
         (row.block, row.label, *(row.cells[n].text for n in settings))
@@ -69,7 +69,7 @@ def test_seeds_that_were_trained_on_different_images_are_two_rows(tmp_path):
         (own.path / "images.json").write_text(json.dumps(recorded))
     for made in tables(runs):
         assert len(set(rows(made))) == len(rows(made)) == 2
-    (runs[2].path / "images.json").unlink()  # which images it saw is unknown
+    (runs[2].path / "images.json").unlink()  # its images are unknown
     for made in tables([replace(own) for own in runs]):
         assert len(rows(made)) == 1
 
@@ -136,7 +136,7 @@ IDENTITIES = {
 
 @pytest.mark.parametrize("name", IDENTITIES)
 def test_every_value_of_an_identity_tells_two_rows_apart(name):
-    """Even if it is a digest or config.yaml does not show it; the other run has a different seed."""
+    """Even if the value is a digest or not in config.yaml; the other run has a different seed."""
     own = IDENTITIES[name]()
     more = {"images": DIGEST, "given_lr": [DIGEST], "ckpt": DIGEST} if name == "evaluate" else {}
     own = replace(own, identity={**own.identity, **more})
@@ -199,7 +199,7 @@ def test_runs_of_earlier_versions_without_an_identity_are_compared_by_their_conf
 
 
 def on(digest: str, *, given: bool = False, **more: object) -> dict[str, object]:
-    """The record of a run that was measured on the images with a digest."""
+    """Results of a run that was measured on the images with this digest."""
     protocol = "rgb_uint8 on given LR" if given else "rgb_uint8"
     return {"test_images_sha256": {"Set5": digest}, "protocol": protocol, **more}
 
@@ -306,6 +306,6 @@ def test_costs_on_two_devices_are_two_rows_each_compared_with_its_own_device():
     ("task", "named", "title"),
     [("train", "train", "train"), ("evaluate", "train", "evaluate"), ("evaluate", "mine", "mine")],
 )
-def test_a_table_of_a_task_other_than_training_is_not_called_a_training(task, named, title):
+def test_a_table_of_a_task_other_than_training_is_not_titled_train(task, named, title):
     one = run(experiment=named)
     assert experiment_table([replace(one, settings={**one.settings, "task": task})]).title == title

@@ -1,4 +1,4 @@
-"""Names in a stranger's folders cannot control the terminal, and no name breaks a report."""
+"""Names in untrusted folders cannot control the terminal, and no name breaks a report."""
 
 import io
 import shutil

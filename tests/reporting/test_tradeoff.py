@@ -1,4 +1,4 @@
-"""In the plot of quality and cost, every network has a name, and no two names overlap."""
+"""In the plot of quality against cost, every network has a name, and no two names overlap."""
 
 import itertools
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What a run is measured on and validated on, and whether a finished run has the figures asked for now."""
+"""The images that a run is validated and tested on, and whether a finished run has the requested results."""
 
 import shutil
 from pathlib import Path
@@ -94,7 +94,7 @@ def test_a_sweep_says_which_finished_jobs_were_measured_on_other_images(place, c
 @pytest.mark.parametrize(
     ("more", "edited", "is_same"),
     [
-        ((), "HR", True),  # it does not validate on them
+        ((), "HR", True),  # the run does not validate on them
         (("validation.sets=[Two]",), None, True),
         (("validation.sets=[Two]",), "LR/X2", True),
         (("validation.sets=[Two]",), "HR", False),

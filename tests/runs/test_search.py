@@ -447,7 +447,7 @@ def test_a_report_shows_a_pruned_trial(searches):
 
 @pytest.mark.slow
 def test_a_study_contains_only_strings_and_numbers(searches):
-    """Otherwise Optuna would have to unpickle objects from a stranger's study."""
+    """Otherwise Optuna would have to unpickle objects from an untrusted study."""
     with contextlib.closing(sqlite3.connect(searches["folder"] / "study.db")) as database:
         tables = [name for (name,) in database.execute("select name from sqlite_master where type='table'")]
         cells = []

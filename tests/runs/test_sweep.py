@@ -46,7 +46,7 @@ def write_experiment(folder: Path, text: str) -> str:
 
 
 def test_a_job_gets_only_the_paths_that_were_typed():
-    """Paths in a file may not leave the run folder, and the job reads its settings from a file."""
+    """A job reads its settings from a file, in which paths must not lead out of the run folder."""
     typed = [
         "+callbacks.mine.dirpath=/big/disk",
         "++logger.wandb.entity=us",
@@ -189,7 +189,7 @@ def test_no_more_jobs_than_slots_run_at_a_time(queue, tmp_path):
 
 
 def test_a_sweep_ends_by_naming_what_its_jobs_were_not_measured_on(queue, monkeypatch, capsys):
-    """Jobs for two benchmarks are one training run, which is measured on the benchmark of one of them."""
+    """Two jobs that differ in the benchmark are one training run, measured on only one of the two."""
     monkeypatch.setattr(measured, "not_measured", lambda *_: "benchmark: this run was not measured on Set14")
     assert queue({"a": FINISHES}) == 0
     assert capsys.readouterr().out.count("not measured on Set14") == 1
@@ -238,7 +238,7 @@ def test_an_interrupted_sweep_terminates_its_jobs(queue, tmp_path, jobs):
 
 
 def test_a_job_hears_the_sweep_that_stops_it_even_if_the_sweep_itself_ignores_ctrl_c(queue):
-    """Shells start the background processes of a script so; the sweep stops its jobs with the same signal."""
+    """A script's background processes ignore Ctrl-C; the sweep stops its jobs with the same signal."""
     hears = "import signal; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler;"
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

@@ -39,7 +39,7 @@ def judged(read: Callable[[], object], *, seconds: int = SECONDS) -> Judged:
 
 
 def all_judged(reads: Mapping[Key, Callable[[], object]], *, seconds: int = SECONDS) -> dict[Key, Judged]:
-    """Judge each reader; a forked process runs them in turn, and if one ends it, another runs the rest."""
+    """Judge each reader; a forked process runs them in turn, and a new one the rest if a reader ends it."""
     found: dict[Key, Judged] = {}
     while len(found) < len(reads):
         found |= _in_one_process({key: read for key, read in reads.items() if key not in found}, seconds)
@@ -52,7 +52,7 @@ def _in_one_process(reads: Mapping[Key, Callable[[], object]], seconds: int) -> 
     with warnings.catch_warnings(action="ignore"):  # Python 3.12+ warns about other threads' locks
         child = os.fork()
     if child == 0:
-        signal.alarm(_WAIT)  # ends a child that waits forever, for such a lock too
+        signal.alarm(_WAIT)  # ends a child that waits forever, as it may for such a lock
         os.close(theirs)
         with os.fdopen(ours, "w") as file:
             for read in reads.values():

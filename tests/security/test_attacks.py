@@ -15,7 +15,8 @@ run folders, 6                second process: tests/test_run_folder.py; ONNX wit
                               rest here
 ============================  =======================================================================
 
-There is no demo page; ``sweep.json`` and the names of sets are attacked instead.
+``sweep.json`` and the names of sets are attacked here too; the demo page is tested in
+tests/tasks/test_demo_task.py.
 """
 
 import contextlib
@@ -107,7 +108,7 @@ def sentence(*overrides: str) -> str:
 
 
 def with_file(folder: Path, text: str) -> tuple[str, str]:
-    """The overrides that choose an experiment from a stranger's folder."""
+    """The overrides that choose an experiment from an untrusted folder."""
     (folder / "experiment").mkdir()
     (folder / "experiment" / "sly.yaml").write_text(text)
     return f"hydra.searchpath=[file://{folder}]", "experiment=sly"
@@ -190,7 +191,7 @@ def test_hydras_own_settings_are_accepted(options):
     ],
 )
 def test_a_file_cannot_change_how_a_launcher_starts_its_jobs(tmp_path, mark, setting):
-    """They would end up in a script for the cluster; submitit reads pickles for a job that was cut short."""
+    """They would end up in a script for the cluster; submitit reads pickles for a job that timed out."""
     text = setting.format(mark)
     key = text.partition(":")[0]
     said = sentence(
@@ -1027,7 +1028,7 @@ def test_a_run_does_not_write_into_a_folder_that_its_own_folder_links_to(tmp_pat
 
 
 @pytest.mark.parametrize("name", ["run", "run/log.txt"])
-def test_neither_a_training_nor_a_sweep_writes_through_a_link(tmp_path, name):
+def test_neither_a_training_run_nor_a_sweep_writes_through_a_link(tmp_path, name):
     """A sweep writes into the run folder, and opens ``log.txt``, before its job can look at the folder."""
     (tmp_path / "precious").mkdir()
     (tmp_path / name).parent.mkdir(exist_ok=True)

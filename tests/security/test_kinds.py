@@ -1,6 +1,6 @@
-"""Every slot of a configuration against every kind of attack, from every file that a stranger can send.
+"""Every kind of attack in every slot of a configuration, from every kind of untrusted file.
 
-Each attack is refused in a sentence that names its position, or composes to something harmless: nothing runs,
+Each attack is refused in a sentence that names its place, or composes to something harmless: nothing runs,
 no server gets a request, and the secret in the environment is neither composed nor stored nor printed.
 """
 
@@ -287,7 +287,7 @@ def test_only_trusted_packages_may_be_on_the_search_path(tmp_path, mark, monkeyp
     ],
 )
 def test_no_file_reads_a_file_outside_of_its_folder(tmp_path, mark, option):
-    """Its values, such as those of a file of keys, could be stored and uploaded."""
+    """The values of that file, such as keys, could be stored and uploaded."""
     (tmp_path / "secret.yaml").write_text("key: '${oc.env:SECRET}'\n")
     (tmp_path / "sly" / "experiment").mkdir(parents=True)
     (tmp_path / "sly" / "link.yaml").symlink_to(tmp_path / "secret.yaml")
@@ -338,7 +338,7 @@ def test_a_strangers_file_changes_no_setting_of_hydra(tmp_path, mark, key, way):
 
 
 def test_hydra_writes_no_file_of_its_own_into_a_strangers_folder(tmp_path, mark):
-    """They could be links: ``.hydra``, ``<name>.log``, and ``multirun.yaml``, which is always written."""
+    """These could be links: ``.hydra``, ``<name>.log``, and ``multirun.yaml``, which is always written."""
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "multirun.yaml").symlink_to("precious")
     (tmp_path / "config.yaml").write_text("task: train\n")
@@ -351,7 +351,7 @@ def test_hydra_writes_no_file_of_its_own_into_a_strangers_folder(tmp_path, mark)
     node = composed(*asked)
     assert node.output_subdir is None
     assert "FileHandler" not in str(node.job_logging)
-    assert (tmp_path / "multirun.yaml").is_symlink()  # one job alone does not write it
+    assert (tmp_path / "multirun.yaml").is_symlink()  # a single job does not write it
     composed(*asked, "hydra.mode=MULTIRUN")
     assert [file.name for file in sorted(tmp_path.iterdir())] == ["config.yaml", "precious"]
     node = composed(*asked, "hydra.output_subdir=.hydra", "hydra/job_logging=default")
@@ -418,7 +418,7 @@ def settings_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def arguments() -> Iterator[str]:
-    """The arguments with text of all our own classes that a configuration may name."""
+    """The arguments that take a string, of all our own classes that a configuration may name."""
     for slot in (slot for slot in SLOTS.values() if slot.room and slot.place):
         for module in pkgutil.iter_modules(importlib.import_module(slot.room).__path__, f"{slot.room}."):
             for found in vars(importlib.import_module(module.name)).values():
@@ -436,14 +436,14 @@ TASKS = {
 
 
 def test_each_setting_that_names_a_place_is_known_to_be_written_or_only_read():
-    """A new one belongs in `WRITTEN`, or in `READ` here."""
+    """A new setting belongs in `WRITTEN`, or in `READ` here."""
     settings = {key for schema in SCHEMAS.values() for key in settings_of(schema)} | set(arguments())
     assert {key for key in settings if is_path(key)} == (set(WRITTEN) - DECIDES) | READ
     assert all(TASKS.values())
 
 
 def smoke(task: str) -> list[str]:
-    """The words of a short run that a task accepts."""
+    """The arguments for a short run that a task accepts."""
     words = []
     for word in SMOKE:
         with contextlib.suppress(ConfigError):
@@ -453,7 +453,7 @@ def smoke(task: str) -> list[str]:
 
 
 def sly_experiment(folder: Path, task: str, key: str, value: object) -> tuple[str, ...]:
-    """The words that choose a stranger's experiment, which gives a setting of a task."""
+    """The arguments that choose an untrusted experiment, which sets a setting of a task."""
     node = value
     for name in reversed(key.split(".")):
         node = {name: node}
@@ -534,7 +534,7 @@ def test_a_stored_configuration_leaves_open_where_the_next_run_writes(tmp_path, 
 
 @pytest.mark.parametrize("name", ["../x", "/../../x", "..", ".x", "a/../../x", "a\\b", "a\nb", ""])
 def test_no_name_is_a_path(tmp_path, mark, name):
-    """``task=export`` names files after a checkpoint's tail and strategy, a run its images after sets."""
+    """``task=export`` names files after a checkpoint's tail and strategy; a run names images after sets."""
     for slot in ("upsampler", "strategy"):
         record = {"model": {"_target_": HONEST["model"][0], "scale": 2}, "scale": 2}
         record |= {

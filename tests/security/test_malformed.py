@@ -186,14 +186,14 @@ RIGHT = {"bmp data elsewhere", "tiff directory in itself", "webp length 4 GiB", 
 
 
 @pytest.fixture(scope="module")
-def liars(tmp_path_factory) -> dict[str, Judged]:
+def false_headers(tmp_path_factory) -> dict[str, Judged]:
     path = tmp_path_factory.mktemp("lies") / "a.png"
     return all_judged({name: reading(content, path) for name, content in LIES.items()})
 
 
 @pytest.mark.parametrize("name", LIES)
-def test_an_image_with_a_false_header_is_refused_or_read_as_pillow_reads_it(liars, name):
-    result = liars[name]
+def test_an_image_with_a_false_header_is_refused_or_read_as_pillow_reads_it(false_headers, name):
+    result = false_headers[name]
     assert result.odd == ""
     if not result.error:  # Pillow must read the same whole image
         assert result.value == truth(LIES[name])
@@ -523,7 +523,7 @@ Read = Callable[[Path], object]
 def folders_judged(
     parent: Path, file: str, contents: Mapping[str, str | bytes], read: Read
 ) -> dict[str, Judged]:
-    """Read a folder for each content, which is in a file of that name."""
+    """Read a folder for each content, with the content in a file of the given name."""
     folders = {name: parent / f"{number}-00000000" for number, name in enumerate(contents)}
     for name, content in contents.items():
         folders[name].mkdir()
@@ -533,7 +533,7 @@ def folders_judged(
 
 @pytest.fixture(scope="module")
 def configurations(tmp_path_factory) -> list[dict[str, Judged]]:
-    """Each as the configuration of a run folder, and as one of Hydra's files."""
+    """Each content as the configuration of a run folder, and as one of Hydra's files."""
     return [
         folders_judged(tmp_path_factory.mktemp("yaml"), "config.yaml", YAMLS, read)
         for read in (
@@ -778,7 +778,7 @@ def folders(tmp_path_factory) -> dict[str, Judged]:
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_a_malformed_folder_of_images_is_refused_or_prepared(folders, name):
-    # An intact image followed by a gap in the file may be read.
+    # An intact image with a gap after it in the file is allowed to be read.
     told(folders[name], *([DIGITS] if name == "hr sparse" else []))
 
 

@@ -52,7 +52,7 @@ pytestmark = test_checkpointing.pytestmark  # filters the warnings of training
 
 
 def kept_by_the_user(folder: Path) -> ModelCheckpoint:
-    """A user's callback, for which Lightning follows every path in its stored state."""
+    """A user's callback; Lightning follows every path in its stored state."""
     return ModelCheckpoint(folder / "checkpoints", "mine", monitor="val/psnr_y", mode="max")
 
 
@@ -428,7 +428,7 @@ FALSE_STATES = [
 
 
 @pytest.mark.parametrize(("make", "place", "lie"), FALSE_STATES)
-def test_a_false_state_of_a_schedule_with_parts_or_figures_is_refused(make, place, lie):
+def test_a_false_state_of_a_schedule_with_parts_or_a_metric_is_refused(make, place, lie):
     scheduler = make(optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1))
     state = copy.deepcopy(scheduler.state_dict())
     _check_schedule(scheduler, state, 2)
@@ -483,15 +483,15 @@ class Counting(lightning.Callback):
         return dict(self.seen)
 
 
-def of_a_users_own(folder: Path, steps: int, ckpt: Path | None = None) -> None:
+def train_own_classes(folder: Path, steps: int, ckpt: Path | None = None) -> None:
     """Train with classes that are neither from torch nor from sr_lab."""
     where = None if ckpt is None else str(ckpt)
     train(folder, steps, Counting(), ckpt=where, make_optimizer=Estimating, make_scheduler=Moods)
 
 
 def test_a_run_with_the_users_own_classes_resumes(tmp_path):
-    of_a_users_own(tmp_path, 2)
-    of_a_users_own(tmp_path, 4, tmp_path / "checkpoints" / "last.ckpt")
+    train_own_classes(tmp_path, 2)
+    train_own_classes(tmp_path, 4, tmp_path / "checkpoints" / "last.ckpt")
     content = saved(tmp_path, "last")
     assert content["lr_schedulers"][0]["seen"] == [0.1] * 4
     assert content["optimizer_states"][0]["param_groups"][0]["count"] == 4
@@ -689,7 +689,7 @@ def test_the_name_of_a_photo_sends_no_control_characters_to_the_terminal(tmp_pat
 
 
 def test_no_depth_of_folders_ends_a_command(tmp_path, monkeypatch):
-    """Python's own walks recurse, so a stranger's thousand nested folders would end them."""
+    """Python's own walks of folders recurse, so a thousand nested folders would make them fail."""
     deepest = tmp_path / "run" / Path(*["a"] * 300)
     deepest.mkdir(parents=True)
     (tmp_path / "run" / "config.yaml").touch()

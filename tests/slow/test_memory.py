@@ -27,7 +27,7 @@ seconds = time.perf_counter() - started
 print(f"{name} {height}x{width}: {peak / 2**30:.2f} GiB in {seconds:.1f} s", file=sys.stderr)
 """
 
-# Peak bytes for only the largest piece of such an image.
+# Peak bytes of a process that upscales only the largest piece of such an image.
 PIECE = """
 import resource, sys
 import torch

@@ -23,7 +23,7 @@ def gpu(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (major, minor))
         monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: compiled)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: name)
-        # torch says True even for a V100, since it counts emulation; no code may rely on it
+        # torch returns True even for a V100, since it counts emulation, so no code may rely on this
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
 
     return pretend

@@ -77,7 +77,7 @@ class Broken(torch.utils.data.Dataset):
 def test_a_broken_image_in_a_worker_is_not_reported_as_a_fault_of_the_machine():
     with pytest.raises(errors.DataError, match=r"^images: 'a.png' is broken$"), faults.explained():
         next(iter(torch.utils.data.DataLoader(Broken(), num_workers=1)))
-    gc.collect()  # the error refers to the loader, whose worker would go on
+    gc.collect()  # the error refers to the loader, whose worker would keep running
 
 
 @pytest.mark.parametrize(

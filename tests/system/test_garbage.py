@@ -1,4 +1,4 @@
-"""No garbage is collected while a command starts, and it is collected again whatever the command does."""
+"""Garbage is not collected while a command starts, but is collected later, whatever the command does."""
 
 import gc
 import sys
@@ -13,7 +13,7 @@ from sr_lab.tasks import complexity, plan, train
 
 @pytest.fixture(autouse=True)
 def _started():
-    """Begin as a command does, and leave the collector on."""
+    """Start as a command does, and turn the collector on again at the end."""
     garbage.collect_later()
     assert not gc.isenabled()
     yield
@@ -28,7 +28,7 @@ def test_what_was_created_at_the_start_is_never_looked_at():
     assert gc.get_freeze_count() >= before + len(kept)
 
 
-def test_what_an_earlier_job_of_a_multirun_left_is_collected():
+def test_what_an_earlier_job_of_a_multirun_left_behind_is_collected():
     garbage.collect()
     frozen = gc.get_freeze_count()
     left = [[] for _ in range(1000)]

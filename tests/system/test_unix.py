@@ -1,4 +1,4 @@
-"""What only Unix has is used in one file, and a run does without it."""
+"""Only one module uses what only Unix has, and a run also works without it."""
 
 import ast
 import json
@@ -26,7 +26,7 @@ ROOT = PACKAGE.parent
 
 
 def used(source: str) -> set[str]:
-    """The names in a module that Windows lacks, except in docstrings."""
+    """The names in a module's source that Windows lacks; docstrings do not count."""
     found = set()
     tree = ast.parse(source)
     texts = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
@@ -57,7 +57,7 @@ def test_one_module_uses_what_only_unix_has():
 
 @pytest.fixture
 def no_fcntl(monkeypatch):
-    """As on Windows: filelock finds no ``fcntl`` either."""
+    """Hide ``fcntl`` from sr_lab and filelock, as on Windows."""
     import filelock
 
     monkeypatch.setattr(unix, "_fcntl", None)
@@ -129,7 +129,7 @@ def test_a_worker_ignores_signals_where_their_sender_is_unknown(monkeypatch):
             signal.signal(number, handler)
 
 
-def test_the_memory_is_unknown_where_the_system_does_not_say(monkeypatch):
+def test_the_memory_is_unknown_where_the_system_does_not_report_it(monkeypatch):
     assert unix.memory() > 2**28
     monkeypatch.delattr(os, "sysconf")
     assert unix.memory() is None

@@ -63,7 +63,7 @@ def test_each_kind_writes_a_picture_in_two_formats_and_its_numbers(place, tmp_pa
     assert f"{kind}_wave_x2.csv" in capsys.readouterr().out.replace("\n", "")
 
 
-def test_any_module_can_be_shown_beside_the_blocks(place, tmp_path):
+def test_modules_other_than_blocks_can_be_shown(place, tmp_path):
     words = "kind=features", f"ckpts=[{place / 'rtc_x2.pth'}]", "blocks=[head,5,fusion]"
     rows = run(place, tmp_path, *words)
     assert [row["block"] for row in rows] == ["head", "5", "fusion"]
@@ -133,7 +133,7 @@ def test_the_errors_of_a_set_show_where_a_network_beats_the_first(place, tmp_pat
 
 
 def drawn(tmp_path, *words):
-    """Run an analysis of no network, and return its only table."""
+    """Run an analysis that needs no network, and return its only table."""
     output = tmp_path / "out"
     words = ("task=analyze", *words, f"output={output}")
     analyze.run(compose(*words), output, words)
@@ -142,8 +142,8 @@ def drawn(tmp_path, *words):
 
 
 @pytest.fixture
-def trainings(tmp_path):
-    """Two trainings with their records."""
+def training_runs(tmp_path):
+    """The folder of two training runs with their records."""
     for name, rate in (("one", 1e-3), ("two", 2e-3)):
         report_runs.folder(tmp_path / "runs", f"{name}-12345678", **report_runs.values(None, 30.0, run=name))
         record = tmp_path / "runs" / f"{name}-12345678" / "metrics.csv"
@@ -153,8 +153,8 @@ def trainings(tmp_path):
     return tmp_path / "runs"
 
 
-def test_the_learning_rate_of_trainings_is_drawn_over_their_steps(tmp_path, trainings):
-    rows = drawn(tmp_path, "kind=schedule", f"own_runs={trainings}")
+def test_the_learning_rate_of_training_runs_is_drawn_over_their_steps(tmp_path, training_runs):
+    rows = drawn(tmp_path, "kind=schedule", f"own_runs={training_runs}")
     assert [(row["run"], row["step"], float(row["learning_rate"])) for row in rows] == [
         *(("one", "50", 1e-3), ("one", "100", 5e-4), ("two", "50", 2e-3), ("two", "100", 1e-3)),
     ]
@@ -164,14 +164,14 @@ def test_the_learning_rate_of_trainings_is_drawn_over_their_steps(tmp_path, trai
     ("more", "column", "values"),
     [([], "val/psnr_y", ["29.0", "30.0"]), (["psnr_set=Set5"], "val/Set5/psnr_y", ["31.0", "32.0"])],
 )
-def test_convergence_shows_the_chosen_trainings_on_the_chosen_set(tmp_path, trainings, more, column, values):
-    words = ("kind=convergence", f"own_runs={trainings}", "only=[t*]", "names=[mine]", *more)
+def test_convergence_shows_the_chosen_runs_on_the_chosen_set(tmp_path, training_runs, more, column, values):
+    words = ("kind=convergence", f"own_runs={training_runs}", "only=[t*]", "names=[mine]", *more)
     rows = drawn(tmp_path, *words)
     assert [(row["run"], row[column]) for row in rows] == [("mine", value) for value in values]
 
 
-def test_schedules_are_drawn_without_a_training(tmp_path):
-    """Halved every 200 epochs of 10 steps, whatever the budget of this machine."""
+def test_schedules_are_drawn_without_a_training_run(tmp_path):
+    """The rate is halved every 200 epochs of 10 steps, whatever budget this machine gets by default."""
     words = ("kind=schedule", "schedules=[step]", "steps=5000", "steps_per_epoch=10", "learning_rate=1e-3")
     rows = drawn(tmp_path, *words)
     rates = {int(row["step"]): float(row["learning_rate"]) for row in rows}
@@ -213,7 +213,7 @@ def test_the_trade_off_shows_runs_published_weights_and_printed_figures(tmp_path
         (["kind=tradeoff", "psnr_set=Set99"], "no figure on Set99 at x4 is known"),
     ],
 )
-def test_what_is_missing_for_a_picture_of_trainings_is_named(tmp_path, trainings, words, fact):
+def test_what_is_missing_for_a_picture_of_training_runs_is_named(tmp_path, training_runs, words, fact):
     with pytest.raises(ConfigError) as refused:
-        drawn(tmp_path, *(word.format(runs=trainings) for word in words))
+        drawn(tmp_path, *(word.format(runs=training_runs) for word in words))
     assert fact in str(refused.value)

@@ -183,7 +183,7 @@ def test_given_lr_images_are_measured_against_hr(place, draw, tmp_path):
         draw(*words, f"input={tmp_path}/lr.png")
 
 
-def test_finished_trainings_in_a_folder_come_after_the_checkpoints(draw, capsys):
+def test_finished_training_runs_in_a_folder_come_after_the_checkpoints(draw, capsys):
     words = ("own_runs=@outputs/mine", "hr=Tiny/img_001")
     assert draw("ckpts=@luma.ckpt", *words).names == ["SRCNN", "trained here"]
     assert draw("ckpts=@x3.ckpt", *words).names == ["IMDN-RTC"]

@@ -1,4 +1,4 @@
-"""``task=complexity`` measures the network as it runs after training; a sweep ends with a table and plot."""
+"""``task=complexity`` measures a network as it runs after training; a sweep ends with a table and a plot."""
 
 import csv
 import json
@@ -88,7 +88,7 @@ def test_a_sweep_ends_with_a_table_a_csv_file_and_a_plot(swept):
 
 
 def test_a_row_of_a_table_is_drawn_with_what_the_table_prints(tmp_path, monkeypatch):
-    """The network of a row is known by its settings, not by the experiment's own network."""
+    """A row's network is that of its settings, not the experiment's own network."""
     config = compose("experiment=efrdn/fig7_tradeoff", "row=2", "scale=4", "trainer=cpu")
     about = {"task": "complexity", "scale": 4, "device": "CPU", "row": config.row_label}
     about["table"] = {"paper": "efrdn", "name": "table1"}

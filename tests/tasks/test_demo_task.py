@@ -263,7 +263,7 @@ class Visitor:
         self.wait(f"document.querySelector('#network input').value === {network!r}")
 
     def remember(self):
-        """Remember what is shown in place of the result."""
+        """Record the text that is shown in place of the result."""
         add = "window.seen += document.querySelector('#slider').innerText"
         everything = "{subtree: true, childList: true, characterData: true}"
         script = (
@@ -303,7 +303,7 @@ sys.addaudithook(audit)
 
 @pytest.fixture(scope="module")
 def served(ckpts, tmp_path_factory):
-    """Address of the page, and the folder of its files, which must be empty when the page has ended."""
+    """Address of the page, and the folder of its files, which must be empty once the server has ended."""
     pytest.importorskip("gradio", reason="needs the extra: pip install 'sr_lab[demo]'")
     folder = tmp_path_factory.mktemp("served")
     (folder / "tmp").mkdir()

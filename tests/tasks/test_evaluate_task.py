@@ -1,4 +1,4 @@
-"""``task=evaluate`` shows how far it is, keeps what it has measured, and resumes."""
+"""``task=evaluate`` shows its progress, keeps what it has measured, and resumes."""
 
 import json
 import re
@@ -91,7 +91,7 @@ def whole(place, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def steps(monkeypatch) -> list[str]:
-    """The images that are measured from now on; every figure is written at once."""
+    """The images that are measured from now on; the results of each are written at once."""
     found: list[str] = []
     step = SRModule.test_step
 
@@ -215,7 +215,7 @@ def test_a_changed_image_starts_a_new_run_that_measures_all_images(place, tmp_pa
     image = tmp_path / "data" / "benchmarks" / "Six" / "HR" / "5.png"  # not measured yet
     Image.open(image).rotate(180).save(image)
     steps.clear()
-    # The command line would choose another folder; the digest for equal overrides would come from the cache.
+    # A new command would choose another folder; here, equal overrides would give the digest from the cache.
     run(tmp_path, tmp_path / "run", "explain=false")
     assert len(steps) == TOTAL
 

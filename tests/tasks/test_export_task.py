@@ -237,7 +237,7 @@ def test_a_half_precision_graph_is_measured(fixed):
 
 
 class Overflows(nn.Module):
-    """Its values exceed those of half precision, as PAN's do for noise; or are NaN for wide images."""
+    """Its intermediate values exceed the range of half precision, as PAN's do for noise."""
 
     scale = 2
 

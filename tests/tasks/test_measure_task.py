@@ -120,7 +120,7 @@ def test_the_identity_of_a_measurement_covers_its_images_and_its_settings(place)
     (place / "elsewhere").mkdir()
     for file in (place / "lr").iterdir():
         (place / "elsewhere" / file.name).write_bytes(file.read_bytes())
-    for other in ("sr_dir", "hr_dir"):  # the same images, which the user still compares by their folders
+    for other in ("sr_dir", "hr_dir"):  # the same images in another folder are another measurement
         hashes.add(hash8(identity(compose(*folders, f"{other}='{place}/elsewhere'"))))
     Image.new("RGB", (22, 21)).save(place / "lr" / "babyx2.png")
     hashes.add(hash8(identity(compose(*folders, "run_name=edited"))))

@@ -47,7 +47,7 @@ def test_a_sweep_is_planned_without_training_it_or_leaving_a_file(place):
     assert "train: 2 jobs (1 finished, 1 waiting)" in lines
     (finished,) = [line.split() for line in lines if line.split()[1:2] == ["finished"]]
     (waiting,) = [line.split() for line in lines if line.split()[1:2] == ["waiting"]]
-    assert finished[2:] == ["-"] * 5  # steps, seconds, hours, RAM, disk: none gives way to a long name
+    assert finished[2:] == ["-"] * 5  # steps, seconds, hours, RAM, disk: all shown despite a long name
     assert waiting[2] == "6"  # steps
     assert float(waiting[3]) > 0  # seconds
     assert re.search(r"Measured now on CPU, 1 threads: \d+ steps of 1 network[,.]", " ".join(lines))
@@ -59,7 +59,7 @@ def test_a_sweep_is_planned_without_training_it_or_leaving_a_file(place):
 def test_the_disk_is_that_of_the_checkpoints_of_a_real_run(place, monkeypatch):
     monkeypatch.setenv("SR_LAB_CACHE", str(place / "cache"))
     written = (run_folder(place) / "checkpoints" / "last.ckpt").stat().st_size
-    assert cost.measure(planned()).checkpoint == pytest.approx(written, rel=0.35)  # it also has names, states
+    assert cost.measure(planned()).checkpoint == pytest.approx(written, rel=0.35)  # plus names, states
 
 
 def test_an_interrupted_run_has_only_its_remaining_steps_left(place, monkeypatch, capsys):

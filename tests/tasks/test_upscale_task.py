@@ -1,4 +1,4 @@
-"""``task=upscale``: files and folders in, PNG files out."""
+"""``task=upscale``: image files and folders in, upscaled files out."""
 
 import io
 import math
@@ -217,7 +217,7 @@ def test_no_image_is_written_through_a_link_in_the_output_folder(photos, tmp_pat
     output.mkdir()
     precious.mkdir()
     (output / "deep").symlink_to(precious)
-    (output / "colour_x3.png").symlink_to(precious / "there")  # is replaced
+    (output / "colour_x3.png").symlink_to(precious / "there")  # this link is replaced
     with pytest.raises(SystemExit):
         run(photos, output)
     assert list(precious.iterdir()) == []

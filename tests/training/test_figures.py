@@ -1,4 +1,4 @@
-"""The figures that an interrupted test has kept count only if they are whole and were measured alike."""
+"""The saved results of an interrupted test are used only if complete and measured in the same way."""
 
 import json
 import math

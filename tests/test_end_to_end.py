@@ -368,7 +368,7 @@ def test_twenty_steps_on_one_pair_beat_bicubic(tmp_path):
 
 
 def test_what_a_library_prints_about_garbage_at_exit_is_not_shown():
-    """Triton lists what gc.freeze() has kept alive; a handler registered earlier stands for that here."""
+    """Triton lists what gc.freeze() has kept alive; an earlier handler replaces Triton's here."""
     program = (
         "import atexit, os, sys; atexit.register(os.write, 2, b'leaked 514 functions');"
         "from sr_lab.__main__ import _end_at_once; atexit.register(_end_at_once);"

@@ -120,7 +120,7 @@ def data(**settings: object) -> SRDataModule:
 
 
 def stored(option: str, scale: int, **settings: object) -> bytes:
-    """A network of ``conf/model`` with fresh weights, as a file that says which network it holds."""
+    """A network of ``conf/model`` with fresh weights, as a file that also contains its settings."""
     torch.manual_seed(0)
     record = {
         "model": model_node(option, scale) | settings,

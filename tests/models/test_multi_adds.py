@@ -21,7 +21,7 @@ every_row = pytest.mark.parametrize(
 )
 
 
-@functools.cache  # a network has a row for each figure that papers print
+@functools.cache  # a network has a row for each value that papers print
 def network(option, scale):
     with unfilled():
         return fold(Entry(option, int(scale)).build().eval())

@@ -81,7 +81,7 @@ def test_two_copies_of_an_image_with_different_pixels_are_named_and_left_out_of_
 
 @pytest.mark.parametrize(("protocol", "is_left_out"), [("rgb_uint8", True), ("rgb_double", False)])
 def test_results_from_different_lr_images_are_not_in_one_figure(tmp_path, capsys, protocol, is_left_out):
-    """Another protocol rounds the LR images differently, and its figures are not ranked with these."""
+    """Another protocol rounds the LR images differently, and its results are not ranked with these."""
     pictures.run_folder(tmp_path, "made")
     given = pictures.run_folder(tmp_path, "given", protocol=protocol)
     for file in (given.path / "images").rglob("*.lr.png"):

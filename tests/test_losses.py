@@ -91,7 +91,7 @@ L1 = {"_target_": "torch.nn.L1Loss"}
     ("terms", "place"),
     [
         ({}, r"loss\.terms: has no term"),
-        ({"a.b": {"weight": 1, "loss": L1}}, r"loss\.terms: a name has letters.*'a\.b'"),
+        ({"a.b": {"weight": 1, "loss": L1}}, r"loss\.terms: a name must consist of letters.*'a\.b'"),
         ({"a": L1}, r"loss\.terms\.a: must have a weight and a loss"),
         ({"a": {"weight": 1}}, r"loss\.terms\.a: must have a weight and a loss"),
         ({"a": {"loss": L1}}, r"loss\.terms\.a: must have a weight and a loss"),

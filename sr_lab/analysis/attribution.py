@@ -18,8 +18,8 @@ class Attribution:
 
     Args:
         map: ``(h, w)``, not negative, with maximum 1.
-        diffusion_index: ``(1 - Gini coefficient) * 100``: 100 if all pixels contribute alike, near 0 if one
-            pixel does everything.
+        diffusion_index: ``(1 - Gini coefficient) * 100``: 100 if all pixels contribute equally, near 0 if
+            the whole contribution comes from one pixel.
     """
 
     map: Tensor
@@ -31,17 +31,17 @@ def local_attribution(
 ) -> Attribution:
     """Local attribution map (LAM; Gu and Dong, CVPR 2021), with the constants of its authors' code.
 
-    The gradient of the edges inside the window is integrated along a path that leads from a blurred LR image
-    to the LR image, its blur shrinking step by step.
+    The gradient of the edge strength inside the window is integrated along a path from a blurred LR image to
+    the LR image itself; the blur shrinks at each step.
 
     Args:
         network: A network on RGB or luma.
         lr: ``(1, C, h, w)`` in [0, 1].
         box: Window of the SR image as left, top, width and height in SR pixels.
-        steps: Steps of the path.
+        steps: Number of steps along the path.
 
     Raises:
-        ConfigError: The window is not in the SR image.
+        ConfigError: The window extends beyond the SR image.
     """
     left, top, width, height = box
     path = [_blurred(lr, _SIGMA * (1 - step / steps)) for step in range(steps + 1)]
@@ -51,7 +51,7 @@ def local_attribution(
         sr = network(image)
         if left < 0 or top < 0 or left + width > sr.shape[-1] or top + height > sr.shape[-2]:
             raise ConfigError(
-                f"crop: the window {left},{top},{width},{height} is not in the result of "
+                f"crop: the window {left},{top},{width},{height} extends beyond the result of "
                 f"{sr.shape[-1]}x{sr.shape[-2]} pixels"
             )
         window = sr[..., top : top + height, left : left + width]
@@ -87,7 +87,7 @@ def side_of(field: Tensor, share: float = 0.95) -> int:
 
 
 def gini(values: Tensor) -> float:
-    """Gini coefficient of values that are not negative: 0 if all are equal, near 1 if one has everything."""
+    """Gini coefficient of values of at least 0: 0 if all are equal, near 1 if one value makes up the sum."""
     ordered = values.flatten().double().sort().values
     count = ordered.numel()
     total = ordered.sum()
@@ -104,10 +104,10 @@ def _normalised(values: Tensor) -> Attribution:
 
 
 def _edges(window: Tensor) -> Tensor:
-    """Sum of the lengths of the gradients, the detector of the authors' code."""
+    """Sum of the gradient magnitudes, the edge detector of the authors' code."""
     horizontal = window[..., :-1, 1:] - window[..., :-1, :-1]
     vertical = window[..., 1:, :-1] - window[..., :-1, :-1]
-    # The root has no derivative at zero, where there is no edge.
+    # The square root has no derivative at 0, its value where there is no edge.
     return (horizontal.square() + vertical.square()).clamp_min(1e-12).sqrt().sum()
 
 

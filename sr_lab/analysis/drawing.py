@@ -30,7 +30,7 @@ _STYLE: dict[RcKeyType, object] = {
     "axes.grid": True,
     "grid.alpha": 0.3,
     "lines.linewidth": 1.2,
-    "pdf.fonttype": 42,  # text that a publisher can embed
+    "pdf.fonttype": 42,  # TrueType fonts, which publishers accept
     "text.parse_math": False,  # names of files may contain $
 }
 # Okabe and Ito's colours, without the yellow, which is too light on paper.
@@ -68,8 +68,9 @@ class Panel:
     Args:
         caption: What it shows, e.g. ``block 3``.
         map: ``(H, W)``, or an RGB image ``(H, W, 3)`` in [0, 1], which gets no colour scale.
-        unit: What the colour scale says; empty for an image.
-        limits: Ends of the colour scale; ``None``: the 1st and the 99th percentile of the map.
+        unit: Label of the colour scale; empty for an image.
+        limits: Ends of the colour scale; ``None``: those of the shared scale, or the 1st and the 99th
+            percentile of the map.
     """
 
     caption: str
@@ -107,7 +108,7 @@ def written(figure: Figure, *, made_by: str, says: str) -> dict[str, bytes]:
 
 
 def spectra(networks: Mapping[str, Sequence[tuple[str, Spectrum, bool]]], *, title: str) -> Figure:
-    """One panel for each network, one line for each block; dashed if the block before has more fine detail.
+    """One panel for each network, one line for each block; dashed if the previous block has more fine detail.
 
     Args:
         networks: For each network the blocks in order: name, spectrum, and whether it is dashed.
@@ -147,7 +148,7 @@ def spectra(networks: Mapping[str, Sequence[tuple[str, Spectrum, bool]]], *, tit
 
 
 def residuals(networks: Mapping[str, Sequence[tuple[str, float]]], *, title: str) -> Figure:
-    """Mean absolute residual of each block over its depth; hollow points exceed the first network's."""
+    """Mean absolute residual of each block by depth; hollow points exceed the first network's maximum."""
     with style():
         figure = Figure(figsize=(WIDTH, 3), layout="constrained")
         axis = figure.subplots()
@@ -178,7 +179,7 @@ def residuals(networks: Mapping[str, Sequence[tuple[str, float]]], *, title: str
 
 
 def maps(rows: Mapping[str, Sequence[Panel]], *, title: str, shared: bool = False) -> Figure:
-    """A row of maps for each network, each with its own colour scale, or one scale for a row.
+    """A row of maps for each network; each map has its own colour scale, or a row shares one.
 
     Args:
         rows: The panels of each network.
@@ -247,13 +248,13 @@ def wins(
     against: str,
     title: str,
 ) -> Figure:
-    """On which images networks beat another, best first; below it their mean errors, as in `error_maps`.
+    """Gain of each network over another one on each image, best first; below, mean errors as in `error_maps`.
 
     Args:
-        gains: For each network its images with the PSNR in dB that it gains there, best first.
+        gains: For each network, the images and its gain in PSNR (dB) on each of them, largest gain first.
         networks: The mean errors of each network over the images.
         bicubic: The errors of bicubic upscaling, for comparison.
-        against: The network that they are compared with.
+        against: Name of the network that the others are compared with.
         title: What all panels show.
     """
     count = len(next(iter(gains.values())))

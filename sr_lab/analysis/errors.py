@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sr_lab.analysis.spectrum import Spectrum, psd
 
-EDGE_SHARE = 0.2  # of the pixels, those with the strongest gradients, count as edges
+EDGE_SHARE = 0.2  # share of the pixels that count as edges: those with the strongest gradients
 _BINS = 64  # of a mean spectrum
 
 
@@ -19,10 +19,10 @@ class Errors:
     """The errors of one result on luma.
 
     Args:
-        map: ``(H, W)``, absolute error in grey levels of 255; empty for the mean over several images.
+        map: ``(H, W)``, absolute error in grey levels, 0 to 255; empty for the mean over several images.
         edges: Mean squared error at the edges of the HR image, in squared grey levels.
         flat: The same elsewhere.
-        spectrum: Power of the error over frequency.
+        spectrum: Power spectral density of the error.
     """
 
     map: Tensor
@@ -35,7 +35,7 @@ def errors(sr: Tensor, hr: Tensor) -> Errors:
     """Compare a result with the HR image.
 
     Args:
-        sr: Luma of the result, ``(H, W)`` in [0, 255], without the border that the protocol shaves off.
+        sr: Luma of the result, ``(H, W)`` in [0, 255], without the border that the protocol crops.
         hr: Luma of the HR image, also without that border.
     """
     difference = sr.double() - hr.double()

@@ -21,7 +21,7 @@ class Attention:
     Args:
         name: The module's name in the network.
         kind: Its class, e.g. ``ESA``.
-        map: ``(H, W)``: how much each pixel is multiplied by, over all channels.
+        map: ``(H, W)``: the factor by which each pixel is multiplied, over all channels.
     """
 
     name: str
@@ -35,7 +35,7 @@ def mean_map(features: Tensor) -> Tensor:
 
 
 def strongest(features: Tensor, count: int) -> list[tuple[int, Tensor]]:
-    """The channels of the first image with the highest variance: their numbers and maps ``(H, W)``."""
+    """The highest-variance channels of the first image: their numbers and maps ``(H, W)``."""
     energy = features[0].flatten(1).var(1, unbiased=False)
     numbers = energy.argsort(descending=True)[:count].tolist()
     return [(number, features[0, number]) for number in numbers]
@@ -45,8 +45,8 @@ def attention(network: nn.Module, lr: Tensor, *, only: Collection[str] = ()) -> 
     """What each attention module of a network does to each pixel.
 
     The attention of a module that multiplies is found from its input and output, by least squares over the
-    channels: ``sum(in * out) / sum(in * in)``, so that no module needs code of its own to be seen. For a
-    module that returns weights, it is their mean over the channels.
+    channels: ``sum(in * out) / sum(in * in)``, so a module needs no extra code for it. The attention of a
+    module that returns weights is their mean over the channels.
 
     Args:
         network: Any network with modules of the classes in `GAINS` and `WEIGHTS`.
@@ -54,7 +54,7 @@ def attention(network: nn.Module, lr: Tensor, *, only: Collection[str] = ()) -> 
         only: Classes to show; all of them if empty.
 
     Raises:
-        ConfigError: The network has none of them.
+        ConfigError: The network has no module of these classes.
     """
     wanted = set(only) or {*GAINS, *WEIGHTS}
     named = {

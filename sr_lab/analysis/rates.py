@@ -1,4 +1,4 @@
-"""The learning rate of a schedule over a training, without training anything."""
+"""The learning rate of a schedule over a training run, without training anything."""
 
 import math
 from collections.abc import Callable
@@ -19,22 +19,23 @@ def rates(
     steps: int,
     steps_per_unit: float,
 ) -> tuple[list[float], list[float]]:
-    """Steps of a training, and the learning rate of each.
+    """Steps of a training run, and the learning rate at each.
 
     Args:
         make_scheduler: Called with an optimizer.
         learning_rate: Where the schedule starts.
-        steps: Optimizer steps of the training.
-        steps_per_unit: Optimizer steps after which the scheduler advances by one.
+        steps: Number of optimizer steps of the run.
+        steps_per_unit: Number of optimizer steps after which the scheduler advances by one.
 
     Raises:
-        ConfigError: The schedule waits for the figures of validations.
+        ConfigError: The schedule depends on validation results.
     """
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=learning_rate)
     scheduler = make_scheduler(optimizer)
     if isinstance(scheduler, ReduceLROnPlateau):
         raise ConfigError(
-            "schedules: ReduceLROnPlateau depends on validations; draw a training with own_runs=<its folder>"
+            "schedules: ReduceLROnPlateau depends on validation results; draw a training run with "
+            "own_runs=<its folder>"
         )
     units = max(1, math.ceil(steps / steps_per_unit))
     every = math.ceil(units / _POINTS)

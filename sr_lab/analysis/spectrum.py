@@ -16,7 +16,8 @@ class Spectrum:
 
     Args:
         frequency: ``(K,)``, the centre of each bin in cycles per pixel, above 0 and at most 0.5.
-        power: ``(K,)``, the mean power of a frequency in the bin; white noise of variance v has v everywhere.
+        power: ``(K,)``, the mean power of the frequencies in each bin; v everywhere for white noise of
+            variance v.
     """
 
     frequency: Tensor
@@ -24,7 +25,7 @@ class Spectrum:
 
     @property
     def decibels(self) -> Tensor:
-        """``10 log10(power)``; exactly no power is -inf."""
+        """``10 log10(power)``; -inf where the power is 0."""
         return 10 * torch.log10(self.power)
 
     @property
@@ -34,8 +35,9 @@ class Spectrum:
 
     @property
     def share(self) -> float:
-        """Share of the high frequencies in the power of all frequencies up to 0.5, whatever the scale."""
-        energy = self.power * self.frequency  # a ring of frequencies is as long as its radius
+        """Share of the high frequencies in the power up to 0.5; independent of the features' magnitude."""
+        # The number of frequencies in a ring is proportional to its radius.
+        energy = self.power * self.frequency
         return float(energy[self.frequency >= HIGH].sum() / energy.sum().clamp_min(1e-300))
 
 
@@ -69,7 +71,7 @@ def psd(features: Tensor, *, bins: int | None = None) -> Spectrum:
 
 
 def lacking(found: list[Stage]) -> list[str]:
-    """Names of the blocks whose output has less power at high frequencies than that of the block before.
+    """Names of the blocks whose output has less power at high frequencies than the previous block's output.
 
     Two Strategies (Fig. 1) draws these blocks dashed. The head is not a block.
     """

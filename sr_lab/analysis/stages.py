@@ -17,7 +17,7 @@ class Stage:
 
     Args:
         module: ``head``, ``1`` to ``n`` for the blocks of the body, or the name that the module was given.
-        run: How many times the module has run by then, from 1.
+        run: Number of this run of the module, from 1.
         input: Its first input, ``(N, C, H, W)``.
         output: Its output, or the first of several.
     """
@@ -55,8 +55,8 @@ def stages(network: nn.Module, lr: Tensor) -> list[Stage]:
     blocks = list(cast(Iterable[nn.Module], body)) if isinstance(body, nn.Sequential | nn.ModuleList) else []
     if not blocks:
         raise ConfigError(
-            f"analyze: {type(network).__name__} has no body of blocks to look into; "
-            "features needs a network with head, body and tail"
+            f"analyze: {type(network).__name__} has no body of blocks; "
+            "kind=psd, residual and features need one"
         )
     named = {"head": head} if isinstance(head, nn.Module) else {}
     named |= {str(number): block for number, block in enumerate(dict.fromkeys(blocks), start=1)}
@@ -69,12 +69,12 @@ def stages(network: nn.Module, lr: Tensor) -> list[Stage]:
 
 
 def record(network: nn.Module, lr: Tensor, named: dict[str, nn.Module]) -> list[Stage]:
-    """Run the network once, and keep input and output of each run of some of its modules.
+    """Run the network once and record the input and output of each run of the given modules.
 
     Args:
-        network: Any network; its hooks are as before afterwards, and nothing is kept in it.
+        network: Any network; at the end, the hooks are removed and the training mode is restored.
         lr: ``(N, C, H, W)`` in [0, 1].
-        named: The modules by the names that they get.
+        named: The modules, by the names that their stages get.
     """
     found: list[Stage] = []
     entered: dict[str, Tensor] = {}

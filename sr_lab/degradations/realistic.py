@@ -20,7 +20,7 @@ from sr_lab.degradations.operations import (
     within,
 )
 
-# Isotropic and anisotropic Gaussian, generalised Gaussian and plateau kernels: kernel_prob in the options.
+# Shares of isotropic and anisotropic Gaussian, generalised Gaussian and plateau kernels (kernel_prob).
 _KINDS = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
 
 
@@ -62,7 +62,10 @@ class RealisticDegradation(RandomDegradation):
     """
 
     def degrade(self, image: Tensor, draws: Draws) -> Tensor:
-        """Apply all operations; a small image is at the top left of its canvas; the rest repeats its edge."""
+        """Apply all operations.
+
+        An image smaller than its canvas is at the top left; the rest of the canvas repeats the image's edge.
+        """
         whole = image.shape[-1]
         final = whole // self.scale
         length = torch.full((len(image),), whole)

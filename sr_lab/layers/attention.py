@@ -95,7 +95,8 @@ class CCA(CA):
 class CC(nn.Module):
     """Combination coefficients of a lattice block (LatticeNet, Luo et al., ECCV 2020; FDIWN).
 
-    Each channel's coefficient averages two weights: one from its mean, one from its standard deviation.
+    Each channel's coefficient is the mean of two weights: one from the channel's mean, one from its standard
+    deviation.
 
     Args:
         num_feat: Channels (C).
@@ -201,7 +202,7 @@ class ESA(nn.Module):
         ConfigError: If ``form`` is unknown; in ``forward``, if the map is smaller than ``min_size``.
 
     Note:
-        OSFFNet's Fig. 4 draws fewer layers; its parameter counts fit this form (4064 at C = 64, f = 16).
+        OSFFNet's Fig. 4 shows fewer layers, but the printed counts fit this form (4064 at C = 64, f = 16).
     """
 
     # An unpadded 3x3 convolution of stride 2 must leave 7 pixels for the pooling.
@@ -285,7 +286,7 @@ class MSWA(nn.Module):
     def __init__(self, num_feat: int, *, window_sizes: Sequence[int] = (3, 5)) -> None:
         super().__init__()
         if any(size < 1 or size % 2 == 0 for size in window_sizes):
-            raise ConfigError(f"MSWA: window_sizes must be odd, got {tuple(window_sizes)}")
+            raise ConfigError(f"MSWA: window_sizes must be odd and at least 1, got {tuple(window_sizes)}")
         self.pools = nn.ModuleList(
             nn.AvgPool2d(k, stride=1, padding=k // 2, count_include_pad=False) for k in window_sizes
         )

@@ -68,7 +68,9 @@ def make_drfs(
     """
     if not mfdf:
         if join != "product":
-            raise ConfigError(f"OSFF: mfdf=false has no DRFs, got drf={join}; drop it or set mfdf=true")
+            raise ConfigError(
+                f"OSFF: with mfdf=false there are no DRFs, got drf={join}; leave drf out or set mfdf=true"
+            )
         return nn.ModuleList(nn.Identity() for _ in range(num_block))
     if not 1 <= num_block <= len(kernel_sizes) or any(size % 2 == 0 for size in kernel_sizes):
         raise ConfigError(

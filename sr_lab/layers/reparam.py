@@ -21,8 +21,8 @@ class RepConv(nn.Module, ABC):
         ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, H, W)``.
 
     Note:
-        A 1x1 convolution before a 3x3 one is itself zero-padded, so its output has the bias at the border, as
-        in the authors' code, and the merged convolution can be zero-padded too.
+        A 1x1 convolution before a 3x3 one pads its own input with zeros, as in the authors' code, so its
+        output at the border is its bias. The merged convolution can therefore be zero-padded too.
     """
 
     folded: nn.Conv2d | None

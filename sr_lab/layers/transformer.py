@@ -27,7 +27,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, bias: Ten
     num_channels = query.shape[-1]
     if not query.is_meta:
         # Fused CUDA kernels need a multiple of 8 channels, which also makes the CPU kernels faster. Appended
-        # zeros change no product, but they would be counted on the meta device, which measures cost.
+        # zeros change no product, but they would be counted on the meta device, where cost is measured.
         padding = (0, -num_channels % 8)
         query, key, value = (F.pad(part, padding) for part in (query, key, value))
     if bias is not None:
@@ -38,7 +38,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, bias: Ten
 class ET(nn.Module):
     """Efficient transformer (ESRT, Lu et al., CVPRW 2022) over overlapping 3x3 patches.
 
-    Every position is a token of its 3x3 neighbourhood; the results are summed where patches overlap.
+    The 3x3 neighbourhood of each position is a token; the results are summed where patches overlap.
 
     Args:
         num_feat: Input and output channels (C).

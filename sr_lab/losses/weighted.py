@@ -14,7 +14,7 @@ class WeightedLoss(nn.Module):
     """Sum of losses, each with a weight; ``metrics.csv`` has a column ``train/loss/<name>`` for each.
 
     Args:
-        terms: ``{name: {weight: a number, loss: a loss}}``; the name is free.
+        terms: ``{name: {weight: a number, loss: a loss}}``; a name consists of letters, digits and ``_``.
 
     Shape:
         sr and hr ``(N, C, H, W)`` -> a scalar.
@@ -35,7 +35,7 @@ class WeightedLoss(nn.Module):
         for name, term in terms.items():
             if not re.fullmatch(r"\w+", name):
                 raise ConfigError(
-                    f"loss.terms: a name has letters, digits and _ only, got {name!r}; rename it"
+                    f"loss.terms: a name must consist of letters, digits and _, got {name!r}; rename it"
                 )
             weight, loss = (
                 term.get(key) if isinstance(term, Mapping) else None for key in ("weight", "loss")

@@ -1,4 +1,4 @@
-"""Test-set means that are the same on any number of devices; `ops.metrics` has PSNR and SSIM themselves."""
+"""Test-set means that are equal on any number of devices; PSNR and SSIM themselves are in `ops.metrics`."""
 
 import torch
 from torch import Tensor
@@ -51,7 +51,7 @@ class MeanOverImages(Metric):
         if not bool((self.measured == 1).all()):
             left_out, twice = int((self.measured == 0).sum()), int((self.measured > 1).sum())
             raise DataError(
-                f"metrics: {left_out} of {len(self.measured)} images were not measured, "
-                f"and {twice} were measured more than once"
+                f"metrics: images not measured: {left_out} of {len(self.measured)}; "
+                f"images measured more than once: {twice}"
             )
         return self.values.mean()

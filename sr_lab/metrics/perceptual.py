@@ -1,7 +1,7 @@
-"""LPIPS and DISTS: how far an SR image is from the HR image in features of a network that recognises objects.
+"""LPIPS and DISTS: how far an SR image is from the HR image in the features of an object-recognition network.
 
 torchmetrics computes them with torchvision's networks (extra ``perceptual``). The weights of these networks
-are never downloaded here: they are read from where torchvision keeps them.
+are never downloaded here: they are read from the folder in which torchvision keeps them.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from sr_lab.system.devices import exact_float32
 
 Name: TypeAlias = Literal["lpips", "lpips_vgg", "dists"]
 
-MIN_SIDE = 32  # smaller images leave the last features of these networks empty
+MIN_SIDE = 32  # the last feature maps of these networks would be empty for smaller images
 
 
 class _Kind(NamedTuple):
@@ -37,7 +37,7 @@ def _lpips(net: Literal["alex", "vgg"]) -> nn.Module:
 def _dists() -> nn.Module:
     from torchmetrics.functional.image.dists import (
         DISTSNetwork,
-    )  # its metric reads the weights at every image
+    )  # torchmetrics' metric would read the weights for every image
 
     made: nn.Module = DISTSNetwork()
     return made
@@ -52,7 +52,7 @@ _KINDS: dict[Name, _Kind] = {
 
 
 class Perceptual(nn.Module):
-    """Distances between images; 0 for equal images, and less is better.
+    """Distances between images; 0 for equal images, and lower is better.
 
     Args:
         names: Which distances.
@@ -83,13 +83,13 @@ class Perceptual(nn.Module):
             float64 ``(number of distances,)``.
 
         Raises:
-            DataError: Fewer than 32 pixels are left on a side.
+            DataError: After cropping, a side has fewer than 32 pixels.
         """
         height, width = sr.shape[-2:]
         if (side := min(height, width) - 2 * crop) < MIN_SIDE:
             raise DataError(
-                f"perceptual: {image} has {side} pixels at its shorter side, {crop} cropped at every edge; "
-                f"LPIPS and DISTS need {MIN_SIDE}, so leave perceptual out"
+                f"perceptual: with {crop} pixels cropped at every edge, the shorter side of {image} has "
+                f"{side}; LPIPS and DISTS need at least {MIN_SIDE}, so leave perceptual out"
             )
         inside = (..., slice(crop, height - crop), slice(crop, width - crop))
         target = (mod_crop(hr, scale).float() / 255)[inside]
@@ -104,15 +104,15 @@ def _check_weights(name: Name) -> None:
         from torchvision.models import get_model_weights
     except ImportError as error:
         raise ConfigError(
-            f"perceptual: {name} needs torchvision; pip install 'sr_lab[perceptual]', or leave it out"
+            f"perceptual: {name} needs torchvision; run pip install 'sr_lab[perceptual]', or leave {name} out"
         ) from error
     address = get_model_weights(_KINDS[name].weights).DEFAULT.url
     file = Path(torch.hub.get_dir(), "checkpoints", address.rpartition("/")[2])
     if not file.is_file():
         raise ConfigError(
             f"perceptual: {name} needs weights that are missing; download {address} as {file}, "
-            "or leave it out"
+            f"or leave {name} out"
         )
-    digest = file.stem.rpartition("-")[2]  # the beginning of its SHA-256
+    digest = file.stem.rpartition("-")[2]  # the beginning of the SHA-256
     if not digest_of(file).startswith(digest):
         raise ConfigError(f"perceptual: {file} is damaged; download it again from {address}")

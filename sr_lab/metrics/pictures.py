@@ -35,7 +35,7 @@ class Measurement:
     """What `measure` returns.
 
     Args:
-        images: Name of each HR image -> name of each way of measuring -> figures.
+        images: Name of each HR image -> name of each way of measuring -> PSNR and SSIM.
         ways: The ways of measuring by name; the first is the one that most papers use.
         scale: Upscaling factor.
         is_assumed: Whether ``default_scale`` was used.
@@ -135,7 +135,7 @@ def _names(files: list[Path]) -> str:
 
 
 def _scale(found: Mapping[Path, Path], given: int | None) -> int | None:
-    """The given scale, which names may not contradict, or the names' scale; ``None`` if unknown."""
+    """The given scale, which the names must not contradict, or the names' scale; ``None`` if unknown."""
     said = {sr: scale for hr, sr in found.items() if (scale := scale_of_result(sr.stem, hr.stem))}
     other = next((sr for sr, scale in said.items() if scale != (given or next(iter(said.values())))), None)
     if other is None:
@@ -193,7 +193,7 @@ def _figures(sr_file: Path, hr_file: Path, ways: Mapping[str, Protocol]) -> dict
     hr, grey = hr[..., : sr.shape[2], : sr.shape[3]], is_grey(hr_file)
     found = {}
     for name, way in ways.items():
-        # At any scale, nothing more is cropped: the sizes match, and the border is a given number of pixels.
+        # With a scale of 1, nothing more is cropped: the sizes match, and the border is given in pixels.
         psnr, ssim = way.measure(sr.double() / 255, hr, 1, grey=grey)
         found[name] = Figures(psnr.item(), ssim.item())
     return found

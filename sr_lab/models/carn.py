@@ -30,7 +30,7 @@ class CARN(SRNetwork):
         scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk.
         num_block: Number of cascading blocks.
-        groups: Groups of the 3x3 convolutions in the units, which then are efficient residual blocks, and in
+        groups: Number of groups of the 3x3 convolutions in the units (then efficient residual blocks) and in
             the paper's tail; ``None`` gives plain units and a plain tail.
         recursive: Whether the three units of a cascading block share their weights.
         upsampler: Factory for the tail; ``None`` builds the paper's tail, which is EDSR's tail with a ReLU
@@ -119,7 +119,8 @@ class ResidualUnit(nn.Module):
 
     Args:
         num_feat: Input and output channels.
-        groups: Groups of both 3x3 convolutions, which a 1x1 then mixes; ``None`` means no groups and no 1x1.
+        groups: Groups of both 3x3 convolutions; a 1x1 convolution then mixes the groups. ``None`` means
+            neither groups nor a 1x1 convolution.
 
     Shape:
         ``(N, num_feat, H, W)`` -> the same shape.

@@ -32,8 +32,8 @@ class ECBSR(SRNetwork):
 
     Note:
         The range of 0..255 follows the authors' code, which adds the image to every channel before the
-        shuffle; that amounts to nearest-neighbour upscaling. The 596 K and 137.3 G printed for x2 would fit
-        PReLUs with one more parameter per channel than here (594.9 K), and so would the figures for x4.
+        shuffle; that amounts to nearest-neighbour upscaling. The 596 K and 137.3 G printed for x2, like
+        the counts for x4, would fit PReLUs with one more parameter per channel; here x2 has 594.9 K.
     """
 
     colour = "y"

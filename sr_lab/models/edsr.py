@@ -57,7 +57,7 @@ class EDSR(SRNetwork):
         self.tail = (upsampler or StepwiseUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale lr: blocks in series around a global skip, then the tail."""
+        """Upscale lr: blocks in series within a global skip, then the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         feat = through(self.body, shallow)
         return self.image_range.restore(self.tail(self.fusion(feat) + shallow))  # (N, 3, rH, rW)

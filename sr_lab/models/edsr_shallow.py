@@ -62,7 +62,7 @@ class ShallowEDSR(SRNetwork):
         if attention == "none" and not share_attention:
             raise ConfigError(
                 "edsr_shallow: share_attention=false has no effect with attention=none; "
-                "allowed: attention=ca, cca, sa, esa; choose one, or drop share_attention"
+                "allowed: attention=ca, cca, sa, esa; choose one, or leave share_attention out"
             )
         self.min_size = ESA.min_size if attention == "esa" else 1
         attentions = (
@@ -76,7 +76,7 @@ class ShallowEDSR(SRNetwork):
         self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale lr: blocks in series around a global skip, then the tail."""
+        """Upscale lr: blocks in series within a global skip, then the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         feat = through(self.body, shallow)
         return self.image_range.restore(self.tail(feat + shallow))  # (N, 3, rH, rW)

@@ -70,12 +70,12 @@ class EFRDN(SRNetwork):
             ``forward``, if lr is too small.
 
     Note:
-        The text "concatenates" features that the equations sum; this code sums them. The inner sum of Eq. 2
-        repeats one term; it is read as the sum of all F_An. The 768 K that the paper prints for x2 and x3
-        belong to x4. The transformers' sizes are not given; Table 2 implies 224 K parameters for each, which
-        the defaults match without biases (ESRT's own, reduction 2 and ratio 1/4, give 188 K). Inferred: the
-        composition of those 224 K; four segments, as in ESRT; the mean shift and a range of 255, as in the
-        same group's LBNet.
+        In the text, features are "concatenated" where the equations sum them; this code sums them. The inner
+        sum of Eq. 2 repeats one term; it is read as the sum of all F_An. The 768 K that the paper prints for
+        x2 and x3 belong to x4. The transformers' sizes are not given; Table 2 implies 224 K parameters for
+        each, which the defaults match without biases (ESRT's own, reduction 2 and ratio 1/4, give 188 K).
+        Inferred: the composition of those 224 K; four segments, as in ESRT; the mean shift and a range of
+        255, as in the same group's LBNet.
 
         Without dense connections the network is a plain chain, with F_S added at its end (Eq. 7). Eq. 3 can
         be read in two ways: its sum has the form of the dense sums of Eq. 2, so F_S is removed along with the
@@ -117,13 +117,14 @@ class EFRDN(SRNetwork):
     ) -> None:
         super().__init__(scale=scale)
         if num_feat < 16 or num_feat % 8 != 0:
-            raise ConfigError(f"EFRDN: num_feat must be a multiple of 8 of at least 16, got {num_feat}")
+            raise ConfigError(f"EFRDN: num_feat must be a multiple of 8 and at least 16, got {num_feat}")
         if num_block < 1:
             raise ConfigError(f"EFRDN: needs at least one distillation module, got num_block={num_block}")
         _check_switches(block, acrb, fflb=fflb, mscc=mscc, gcrb=gcrb, effb=effb, cc=cc, effb_mode=effb_mode)
         if cnn_dc and cnn_skip:
             raise ConfigError(
-                "EFRDN: cnn_dc=true always has F_S in C_out, got cnn_skip=true; drop it or set cnn_dc=false"
+                "EFRDN: with cnn_dc=true, C_out always contains F_S, got cnn_skip=true; leave cnn_skip "
+                "out or set cnn_dc=false"
             )
         make_fflb = partial(FFLB, num_feat, gcrb=gcrb, effb=effb, cc=cc, effb_mode=effb_mode)
         blocks: dict[str, Callable[[], nn.Module]] = {
@@ -190,19 +191,19 @@ def _check_switches(
     check_choice("EFRDN", "effb_mode", effb_mode, "tied", "three", "two")
     if not fflb and not (gcrb and effb and cc):
         raise ConfigError(
-            f"EFRDN: gcrb, effb and cc are parts of the FFLB, and fflb=false has none, got gcrb={gcrb}, "
-            f"effb={effb}, cc={cc}; drop them or set fflb=true"
+            f"EFRDN: gcrb, effb and cc are parts of the FFLB, which fflb=false switches off, got "
+            f"gcrb={gcrb}, effb={effb}, cc={cc}; leave gcrb, effb and cc out or set fflb=true"
         )
     check_choice("EFRDN", "block", block, "acdm", "imdb", "rfdb")
     if block != "acdm" and not (acrb is True and fflb and mscc and gcrb and effb and cc):
         raise ConfigError(
-            f"EFRDN: acrb, fflb, mscc, gcrb, effb and cc are parts of the ACDM, and block={block} has "
-            "none; drop them or set block=acdm"
+            f"EFRDN: acrb, fflb, mscc, gcrb, effb and cc are parts of the ACDM, which block={block} "
+            "replaces; leave them out or set block=acdm"
         )
     if effb_mode != "tied" and not (block == "acdm" and fflb and effb):
         raise ConfigError(
-            f"EFRDN: effb_mode configures the EFFB, and a network with block={block}, fflb={fflb}, "
-            f"effb={effb} has none, got effb_mode={effb_mode}; drop it or switch the EFFB on"
+            f"EFRDN: effb_mode configures the EFFB, but there is none with block={block}, fflb={fflb}, "
+            f"effb={effb}, got effb_mode={effb_mode}; leave effb_mode out or switch the EFFB on"
         )
 
 
@@ -326,8 +327,8 @@ class FFLB(nn.Module):
 
     Note:
         X_in in Eq. 11 is read as E_in. Inferred: S_1 and S_2 are scalars that start at 1. The printed counts
-        fit one MLP per coefficient and two MLPs for half the coefficients. Not stated in the paper; chosen
-        here: ESA in RFDN's form, with C // 4 inner channels, which fits the counts.
+        fit four CCs with one MLP each, as here, or two CCs with two MLPs each. Not stated in the paper;
+        chosen here: ESA in RFDN's form, with C // 4 inner channels, which fits the counts.
     """
 
     def __init__(
@@ -379,7 +380,7 @@ class CC(nn.Module):
         ``(N, C, H, W)`` -> the same shape.
 
     Note:
-        The counts fit one MLP for both statistics. Inferred: the population standard deviation.
+        The counts fit one MLP for both statistics, see ``FFLB``. Inferred: the population standard deviation.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -497,7 +498,8 @@ class MSCC(nn.Module):
 class SelfCalibrated(nn.Module):
     """Self-calibrated convolution with spatial or channel attention (EFRDN, Fig. 2: SCSA, SCCA).
 
-    Half of the channels are weighted and the other half convolved; a 3x3 merges both, and the input is added.
+    Half of the channels are weighted and the other half convolved; a 3x3 convolution merges both, and the
+    input is added.
 
     Args:
         num_feat: Input and output channels (C).

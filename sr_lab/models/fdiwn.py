@@ -121,8 +121,8 @@ class FSWG(nn.Module):
 class WDIB(nn.Module):
     """Wide-residual distillation interaction block.
 
-    Two branches exchange features as in a lattice block. Each starts with a wide unit; the second half of its
-    channels is widened again, and the first halves then gate the branches.
+    Two branches exchange features as in a lattice block. Each starts with a wide unit; the second half of the
+    unit's channels is widened again, and the first half gates the branch later.
 
     Args:
         num_feat: Input and output channels (C), even.

@@ -127,14 +127,14 @@ class NormConv(RepConv):
     def branches(self, x: Tensor) -> Tensor:
         """Normalise, pad, convolve, normalise."""
         normed = F.pad(self.norm_in(x), (1, 1, 1, 1))
-        # The border is filled with the norm's output for zero at inference, even during training.
+        # The border gets the value that the norm gives for 0 at inference, during training too.
         _, shift = _affine(self.norm_in)
         border = 1 - F.pad(torch.ones_like(x[:1, :1]), (1, 1, 1, 1))
         out: Tensor = self.conv(normed + border * shift[:, None, None])
         return out if self.norm_out is None else self.norm_out(out)
 
     def merged(self) -> Kernel:
-        """The norms as 1x1 convolutions around the 3x3."""
+        """The 3x3 convolution merged with the norms, which are 1x1 convolutions before and after it."""
         kernel = Kernel.of(self.conv).after(_as_kernel(self.norm_in))
         return kernel if self.norm_out is None else kernel.before(_as_kernel(self.norm_out))
 

@@ -40,9 +40,9 @@ class IDN(SRNetwork):
     Note:
         ``lr_space`` follows the authors' TensorFlow code, which works on 0..255 and adds an 8-bit bicubic
         image; its weights have torch's default initialisation. ``original`` follows their Caffe code,
-        including the initialisation. Left out: there, the deconvolution and all biases learn at a tenth of
-        the learning rate. A PyTorch port (yjn870) differs from both: it keeps the last quarter instead of the
-        first, and has no activation after the compression.
+        including the initialisation. Left out: that code trains the deconvolution and all biases at a tenth
+        of the learning rate. A PyTorch port (yjn870) differs from both: it keeps the last quarter instead of
+        the first, and has no activation after the compression.
     """
 
     multi_adds_rule = "conv"
@@ -106,7 +106,7 @@ class DBlock(nn.Module):
         self.compress = _conv_lrelu(num_feat + quarter, num_feat, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The kept features join the input; the enhanced rest is added to both."""
+        """Concatenate the input and the kept features, add the enhanced rest, compress."""
         kept, passed = self.above(x).split(self.split_sizes, dim=1)
         enhanced = torch.cat((x, kept), dim=1) + self.below(passed)  # (N, 5C/4, H, W)
         return self.compress(enhanced)

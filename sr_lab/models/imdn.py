@@ -68,7 +68,7 @@ class IMDN(SRNetwork):
         if variant == "rtc" and cca_reduction != 16:
             raise ConfigError(
                 f"IMDN: variant=rtc has no channel attention, got cca_reduction={cca_reduction}; "
-                "drop it or set variant=imdn"
+                "leave cca_reduction out or set variant=imdn"
             )
         self.fuses_all = variant == "imdn"
         self.image_skip = image_skip

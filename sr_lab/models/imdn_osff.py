@@ -20,7 +20,7 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 class IMDNWithOSFF(SRNetwork):
     """IMDN whose blocks also get the shallow features and are fused by OSFF (OSFFNet, Eqs. 1 to 6).
 
-    Parts that IMDN has too have the same names, so the weights of our IMDN can initialise this network. With
+    Parts shared with IMDN have the same names, so the weights of our IMDN can initialise this network. With
     all three switches off, this network is IMDN.
 
     Cost at x4: 43.3 G multiply-adds, 34.2 G of them in the 3x3 convolutions of the blocks; OSFF adds 2.4 G,

@@ -26,8 +26,8 @@ class IMFM(SRNetwork):
     attention. The bilinearly upscaled image is added to the output.
 
     Cost at x4: 46.5 G multiply-adds, 32.4 G of them in the blocks and 14.0 G in the upsampler (10.7 G at
-    output size). The paths of a block wait for each other: 14 successive 3x3 convolutions in each block, on
-    few channels, and 14 average poolings, which multiply-adds do not include. On a CPU the poolings take 40 %
+    output size). The paths of a block run one after the other: 14 successive 3x3 convolutions in each block,
+    on few channels, and 14 average poolings, which multiply-adds do not include. On a CPU the poolings take 40 %
     of the time, and the channels-last layout makes the network 1.7 times as fast.
 
     Args:
@@ -38,7 +38,7 @@ class IMFM(SRNetwork):
         num_path_feat: Channels of a path (m); ``None`` takes half of ``num_feat``.
         num_cam_feat: Inner channels of a CAM; needs ``cam``, as does ``cam_act``.
         pab: Progressive attention blocks; if off, each block is a residual chain of 3x3 convolutions.
-        mswam: Multi-scale weights in the paths of the PABs and in the tail of ``upsampler=None``. A MWAUM
+        mswam: Multi-scale weights in the paths of the PABs and in the tail of ``upsampler=None``. An MWAUM
             given as ``upsampler`` keeps its own weights, so the network at x4 without ``mswam`` has 577,795
             parameters, not 576,595.
         cam: Coordinate attention in the PABs; needs ``pab``.
@@ -88,18 +88,18 @@ class IMFM(SRNetwork):
             raise ConfigError(f"IMFM: a PAB needs paths, got num_path={num_path}; allowed: 1 or more")
         if not pab and (num_path, num_path_feat) != (8, None):
             raise ConfigError(
-                f"IMFM: pab=false has no paths, got num_path={num_path}, num_path_feat={num_path_feat}; "
-                "drop them or set pab=true"
+                f"IMFM: with pab=false there are no paths, got num_path={num_path}, "
+                f"num_path_feat={num_path_feat}; leave num_path and num_path_feat out or set pab=true"
             )
         if not mswam and tuple(window_sizes) != (3, 5):
             raise ConfigError(
-                f"IMFM: mswam=false has no windows, got window_sizes={tuple(window_sizes)}; "
-                "drop them or set mswam=true"
+                f"IMFM: with mswam=false there are no windows, got window_sizes={tuple(window_sizes)}; "
+                "leave window_sizes out or set mswam=true"
             )
         if not cam and (num_cam_feat, cam_act) != (8, "h_swish"):
             raise ConfigError(
-                f"IMFM: cam=false has no CAM, got num_cam_feat={num_cam_feat}, cam_act={cam_act}; "
-                "drop them or set cam=true"
+                f"IMFM: with cam=false there is no CAM, got num_cam_feat={num_cam_feat}, cam_act={cam_act}; "
+                "leave num_cam_feat and cam_act out or set cam=true"
             )
         own_tail = partial(MWAUM, attention=mswam, window_sizes=window_sizes)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
@@ -140,9 +140,9 @@ class PAB(nn.Module):
         ``(N, C, H, W)`` -> the same shape.
 
     Note:
-        Eq. 6 prints ``x_1 + y_{i-1}`` for the later paths, read as ``x_i + y_{i-1}``, and the text ``m < s``,
-        read as m < C. Inferred: LeakyReLU of slope 0.2 (as in PAN) after the split and after each path, no
-        biases, the position of the CAM (its input comes "after passing through a 1x1 convolution"). Not
+        Eq. 6 prints ``x_1 + y_{i-1}`` for the later paths; it is read as ``x_i + y_{i-1}``, and the text's
+        ``m < s`` as m < C. Inferred: LeakyReLU of slope 0.2 (as in PAN) after the split and after each path,
+        no biases, the position of the CAM (its input comes "after passing through a 1x1 convolution"). Not
         stated in the paper; chosen here: the 3x3 convolution at the end and the residual around the block.
     """
 
@@ -226,8 +226,8 @@ class CAM(nn.Module):
         ConfigError: If ``act`` is unknown.
 
     Note:
-        The text calls delta "H Sigmoid", Fig. 2 "H_swish"; the latter is what Hou et al. use, and the
-        default. Inferred: 8 inner channels, from the max(8, C / 32) of Hou et al.
+        The text calls delta "H Sigmoid", Fig. 2 "H_swish"; the default is the latter, which Hou et al.
+        use. Inferred: 8 inner channels, from the max(8, C / 32) of Hou et al.
     """
 
     def __init__(

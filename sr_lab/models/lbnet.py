@@ -22,7 +22,7 @@ class LBNet(SRNetwork):
     The same fusion modules run twice, the second time with the weighted features of the first run added; two
     recursive transformers follow.
 
-    Cost at x4: 462 G multiply-adds, 38.9 G of them in the convolutions (the figure that the paper prints) and
+    Cost at x4: 462 G multiply-adds, 38.9 G of them in the convolutions (the value that the paper prints) and
     the rest in the transformers, whose attention products grow with the square of the image area.
 
     Args:

@@ -82,7 +82,7 @@ class FFG(nn.Module):
         feat4 = self.blocks[3](feat3)
         fused = feat1
         for fusion, feat in zip(self.fusions, (feat2, feat3, feat4), strict=True):
-            # The channels of both alternate, as after a channel shuffle of their concatenation.
+            # The channels of both maps alternate, as after a channel shuffle of their concatenation.
             fused = fusion(torch.stack((fused, feat), dim=2).flatten(1, 2))  # (N, 2C, H, W) -> (N, C, H, W)
         return self.res_scale(fused) + self.x_scale(x)
 

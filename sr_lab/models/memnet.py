@@ -44,7 +44,7 @@ class MemNet(SRNetwork):
     Note:
         ``lr_space`` has exactly the printed counts, with batch norms tied like the convolutions and no inner
         biases. ``original`` follows the authors' prototxt, with biases, and separate batch norms for each
-        recursion around the tied convolutions. Its printed 677 K count only convolution weights.
+        recursion around the tied convolutions. The printed 677 K counts only the convolution weights.
         Both are initialised as in the authors' prototxt. Left out: the outputs of the earlier blocks, which
         the authors train and average, and their ten times lower learning rate for biases.
     """

@@ -100,7 +100,7 @@ class MREB(nn.Module):
     """Multilevel refinement enhancement block (MREN, Fig. 4, Sec. 3.4).
 
     RFDN's distillation: three SCACBs refine the features, and a DRACB distils a quarter of the channels
-    before the first SCACB and after each of them. Each SCACB has 8.3 K of its 34.0 K parameters.
+    before the first SCACB and after each of them. Each SCACB has 8.3 K of the block's 34.0 K parameters.
 
     Args:
         num_feat: Input and output channels (C).
@@ -176,7 +176,7 @@ class DRACB(nn.Module):
             raise ConfigError(f"MREN: got communication_weight={communication_weight}; allowed: 0 to 1")
         if communication_weight == 0 and message != "raw":
             raise ConfigError(
-                "MREN: communication_weight=0 ignores the messages between blocks, got "
+                "MREN: with communication_weight=0 the messages between blocks are ignored, got "
                 f"dracb_message={message}; allowed: raw, or a communication_weight above 0"
             )
         self.conv = nn.Conv2d(num_feat, num_distilled, 1)
@@ -227,7 +227,7 @@ class SCACB(nn.Module):
         check_choice("MREN", "scacb_exchange", exchange, "running", "final")
         if mode != "full" and exchange != "running":
             raise ConfigError(
-                f"MREN: scacb={mode} exchanges no maps, got scacb_exchange={exchange}; "
+                f"MREN: with scacb={mode} no maps are exchanged, got scacb_exchange={exchange}; "
                 "allowed: running, or scacb=full"
             )
         num_levels = 6 * (num_feat // 6)  # channels of all levels of all parts

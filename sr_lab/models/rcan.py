@@ -66,14 +66,14 @@ class RCAN(SRNetwork):
         return [block for group in self.body for block in group.get_submodule("blocks").children()]
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale lr: groups in series around a global skip, then the tail."""
+        """Upscale lr: groups in series within a global skip, then the tail."""
         shallow = self.head(self.sub_mean(lr * 255))  # F_0 (N, C, H, W)
         feat = through(self.body, shallow)
         return self.add_mean(self.tail(self.fusion(feat) + shallow)) / 255  # (N, 3, rH, rW)
 
 
 class ResidualGroup(nn.Module):
-    """Residual group (RG): RCABs and a convolution around a skip.
+    """Residual group (RG): RCABs and a convolution within a skip.
 
     An RCAB is EDSR's residual block with a channel attention on its residual.
 

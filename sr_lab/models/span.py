@@ -114,7 +114,7 @@ _TRAINED_NAMES: Names = {
     "conv.0": "expand",
     "conv.1": "conv",
     "conv.2": "reduce",
-    "eval_conv": None,  # the authors' code folds it again at every inference
+    "eval_conv": None,  # the authors' code computes it again at every inference
 }
 _FOLDED_NAMES: Names = {"eval_conv": "folded"}
 

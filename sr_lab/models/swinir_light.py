@@ -32,8 +32,8 @@ class SwinIRLight(SRNetwork):
         num_head: Number of attention heads; ``None`` uses the largest divisor of ``num_feat`` up to 6.
         window_size: Side of a window in LR pixels.
         mlp_ratio: Inner width of the MLPs, as a multiple of the trunk's width.
-        drop_path: Probability that training skips a residual for an image in the last STL; it grows from 0 in
-            the first STL. It is in the authors' code, but not in the paper.
+        drop_path: Probability that an image skips a residual of the last STL during training; it grows
+            linearly from 0 in the first STL. It is in the authors' code, but not in the paper.
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
 
     Shape:
@@ -115,7 +115,7 @@ def _mirrored(image: Tensor, multiple: int) -> Tensor:
 
 
 class RSTB(nn.Module):
-    """Residual Swin transformer block: STLs, then a 3x3, around one residual.
+    """Residual Swin transformer block: STLs, then a 3x3 convolution, within one residual.
 
     Args:
         num_feat: Input and output channels (C).

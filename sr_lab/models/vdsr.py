@@ -1,6 +1,6 @@
 """VDSR: Accurate Image SR Using Very Deep Convolutional Networks (Kim et al., CVPR 2016).
 
-The authors' weights, from github.com/huangzehao/caffe-vdsr (MIT), load.
+The authors' weights can be loaded; they are at github.com/huangzehao/caffe-vdsr (MIT).
 """
 
 import re

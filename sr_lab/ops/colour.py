@@ -39,7 +39,8 @@ def rgb_to_y(rgb: Tensor, *, full_range: bool = False) -> Tensor:
     """
     if rgb.ndim < 3 or rgb.shape[-3] != 3 or not rgb.is_floating_point():
         raise ValueError(
-            f"rgb_to_y: expects floating images (..., 3, H, W), got shape {tuple(rgb.shape)} of {rgb.dtype}"
+            f"rgb_to_y: expects floating-point images (..., 3, H, W), got shape {tuple(rgb.shape)} "
+            f"of {rgb.dtype}"
         )
     red, green, blue = torch.unbind(rgb, dim=-3)
     weights, offset = (_FULL_RANGE, 0.0) if full_range else (_TO_YCBCR[0], _OFFSET[0])

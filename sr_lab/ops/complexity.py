@@ -64,8 +64,8 @@ def multi_adds(model: nn.Module, *, scale: int, rule: Rule, hr_size: tuple[int, 
 def activations(model: nn.Module, *, scale: int, hr_size: tuple[int, int] = HR_SIZE) -> int:
     """Number of values in the outputs of all convolutions for one image.
 
-    The AIM and NTIRE challenges on efficient super-resolution report it; it predicts the run time on a GPU
-    better than multiply-adds do.
+    The AIM and NTIRE challenges on efficient super-resolution report this number, which predicts the run
+    time on a GPU better than multiply-adds do.
 
     Args:
         model: As for `multi_adds`.
@@ -158,7 +158,7 @@ def lr_image(model: nn.Module, scale: int, device: str, hr_size: tuple[int, int]
 
 
 def _count(model: nn.Module, lr: Tensor, formulas: Mapping[Any, Callable[..., int]]) -> Counter[object]:
-    """The sums that torch's formulas for operations, or ``formulas`` instead, give for each operator."""
+    """The count of each operator, by torch's formulas or by ``formulas``, which take precedence."""
     with torch.no_grad(), _Counting(formulas) as counting:
         model(lr)
     counts: Counter[object] = counting.counts
@@ -169,7 +169,7 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts like ``FlopCounterMode``, but runs an operator only once for the same shapes.
 
     A result on the meta device is only a shape, but torch spends up to milliseconds of Python on it, and the
-    blocks of a network repeat the same ones: counting EFRDN takes a fifth of the time.
+    blocks of a network repeat the same operations. With this, counting EFRDN takes a fifth of the time.
     """
 
     def __init__(self, formulas: Mapping[Any, Callable[..., int]]) -> None:

@@ -108,7 +108,7 @@ def _cropped(name: str, sr: Tensor, hr: Tensor, crop_border: int) -> tuple[Tenso
             f"got {tuple(sr.shape)} and {tuple(hr.shape)}"
         )
     if not (sr.is_floating_point() and hr.is_floating_point()):
-        raise ValueError(f"{name}: expects floating images in [0, 1], got {sr.dtype} and {hr.dtype}")
+        raise ValueError(f"{name}: expects floating-point images in [0, 1], got {sr.dtype} and {hr.dtype}")
     height, width = hr.shape[-2:]
     if crop_border < 0:
         raise ValueError(f"{name}: crop_border must be at least 0, got {crop_border}")

@@ -48,8 +48,8 @@ class OfficialNames:
     def to_ours(self, state: _Weights, network: nn.Module) -> dict[str, Tensor]:
         """A file's weights, under the names used in ``network``.
 
-        A name in no table is left unchanged, and so are names that would be mapped to the same new name: a
-        stepwise tail has more convolutions at x4 than at x2, and each must be reported as not fitting.
+        A name in no table is left unchanged. So are names that would be mapped to the same new name: a
+        stepwise tail has more convolutions at x4 than at x2, and each of them must be reported as not fitting.
         """
         prepared = state if self.prepare is None else self.prepare(state)
         known = self._known(network)
@@ -94,7 +94,7 @@ def official_names(network: nn.Module) -> tuple[OfficialNames, ...]:
 
 
 def official_state(network: nn.Module) -> dict[str, Tensor] | None:
-    """A network's weights under its authors' names; ``None`` if this form of it has no such names."""
+    """A network's weights under its authors' names; ``None`` if they have no names for its form."""
     state = network.state_dict()
     for table in official_names(network):
         try:

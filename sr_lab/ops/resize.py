@@ -1,4 +1,4 @@
-"""MATLAB's bicubic ``imresize``, on which published super-resolution figures are based."""
+"""MATLAB's bicubic ``imresize``, on which published super-resolution results are based."""
 
 from typing import Literal, TypeAlias
 
@@ -42,7 +42,7 @@ def imresize(
     """
     if image.ndim != 4 or not image.is_floating_point() or image.numel() == 0:
         raise ValueError(
-            f"imresize: expects non-empty floating images (N, C, H, W), "
+            f"imresize: expects non-empty floating-point images (N, C, H, W), "
             f"got shape {tuple(image.shape)} of {image.dtype}"
         )
     if numerator < 1 or denominator < 1:

@@ -65,7 +65,7 @@ class GGAS(nn.Module):
         for block in dict.fromkeys(body_of(host)):  # a block with tied weights occurs more than once
             block.register_forward_hook(self._gate)
         tail.register_forward_pre_hook(self._forget)
-        # A failing forward must not leave a map behind either: deepcopy refuses tensors with a graph.
+        # A forward pass that fails must not keep a map either: deepcopy refuses tensors with a graph.
         host.register_forward_hook(self._forget, always_call=True)
 
     def _look(self, head: nn.Module, inputs: tuple[Tensor, ...], shallow: Tensor) -> None:

@@ -68,7 +68,7 @@ class RBWA(nn.Module):
         ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, factor * H, factor * W)``.
 
     Note:
-        Inferred: a GELU after the attention, the position of PMDN's activation.
+        Inferred: a GELU after the attention, where PMDN has its activation.
     """
 
     def __init__(self, num_in_ch: int, num_out_ch: int, *, factor: float) -> None:

@@ -20,7 +20,7 @@ def steps_to(scale: int) -> list[int]:
 
 
 class StepwiseUpsampler(nn.Sequential):
-    """EDSR's tail (Lim et al., CVPRW 2017): [Conv3x3, PixelShuffle(2)] once or twice, then a Conv3x3.
+    """EDSR's tail (Lim et al., CVPRW 2017): [Conv3x3, PixelShuffle(2)] per factor of 2, then a Conv3x3.
 
     x3 takes one step of 3. The last convolutions work on upscaled features, which makes this tail expensive:
     at x4 it takes two fifths of EDSR-baseline's multiply-adds.

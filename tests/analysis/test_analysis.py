@@ -207,7 +207,7 @@ def test_the_path_of_the_attribution_adds_up_to_the_difference_of_the_edges(lr):
 
 
 def test_a_window_outside_of_the_result_is_refused(lr):
-    with pytest.raises(ConfigError, match="crop: the window 30,0,4,4 is not in the result of 31x24 pixels"):
+    with pytest.raises(ConfigError, match="the window 30,0,4,4 extends beyond the result of 31x24 pixels"):
         attribution.local_attribution(Blocks(box(3)), lr, (30, 0, 4, 4), steps=2)
 
 

@@ -64,5 +64,5 @@ def test_an_empty_set_is_an_error():
 def test_an_image_that_was_skipped_or_counted_twice_is_an_error():
     metric = of([1.0, 2.0, 3.0], share=slice(2))
     metric.update(torch.tensor([1.0]), 0)
-    with pytest.raises(DataError, match=r"1 of 3 images were not measured, and 1 .* more than once"):
+    with pytest.raises(DataError, match="images not measured: 1 of 3; images measured more than once: 1"):
         metric.compute()

@@ -126,7 +126,7 @@ def test_an_unknown_form_of_esa_is_refused():
 
 
 def test_even_window_sizes_are_refused():
-    with pytest.raises(ConfigError, match="window_sizes must be odd, got \\(2,\\)"):
+    with pytest.raises(ConfigError, match="window_sizes must be odd and at least 1, got \\(2,\\)"):
         MSWA(8, window_sizes=(2,))
 
 

@@ -36,7 +36,7 @@ def test_leading_axes_are_kept():
 
 @pytest.mark.parametrize("rgb", [torch.rand(1, 1, 4, 4), torch.zeros(1, 3, 4, 4, dtype=torch.uint8)])
 def test_images_that_are_not_floating_point_rgb_are_refused(rgb):
-    with pytest.raises(ValueError, match="rgb_to_y: expects floating images"):
+    with pytest.raises(ValueError, match="rgb_to_y: expects floating-point images"):
         rgb_to_y(rgb)
 
 

@@ -154,7 +154,7 @@ def test_images_that_cannot_be_compared_are_refused(metric, sr, hr, crop_border,
 
 def test_integer_images_are_refused():
     image = torch.zeros(1, 3, 12, 12, dtype=torch.uint8)
-    with pytest.raises(ValueError, match=r"psnr: expects floating images in \[0, 1\], got torch.uint8"):
+    with pytest.raises(ValueError, match=r"psnr: expects floating-point images in \[0, 1\], got torch.uint8"):
         psnr(image, image, crop_border=0)
 
 

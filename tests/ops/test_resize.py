@@ -133,7 +133,7 @@ def test_imresize_gives_the_shape_on_the_meta_device():
             {"denominator": 2},
             "an image of 8x5 pixels times 1/2 has a fractional size",
         ),
-        (torch.rand(1, 8, 8), {}, r"expects non-empty floating images \(N, C, H, W\), got shape \(1, 8, 8\)"),
+        (torch.rand(1, 8, 8), {}, r"non-empty floating-point images \(N, C, H, W\), got shape \(1, 8, 8\)"),
         (torch.zeros(1, 1, 8, 8, dtype=torch.uint8), {}, "of torch.uint8"),
         (torch.rand(1, 1, 0, 8), {}, "expects non-empty"),
         (torch.rand(1, 1, 8, 8), {"numerator": 0}, "must be at least 1, got 0 and 1"),

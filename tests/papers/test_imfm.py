@@ -179,11 +179,11 @@ def test_unsupported_settings_are_refused(settings, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"pab": False, "cam": False, "num_path": 4}, "pab=false has no paths, got num_path=4"),
-        ({"pab": False, "cam": False, "num_path_feat": 9}, "pab=false has no paths, .* num_path_feat=9"),
-        ({"mswam": False, "window_sizes": [3]}, r"mswam=false has no windows, got window_sizes=\(3,\)"),
-        ({"cam": False, "cam_act": "relu"}, "cam=false has no CAM, .* cam_act=relu"),
-        ({"cam": False, "num_cam_feat": 5}, "cam=false has no CAM, got num_cam_feat=5"),
+        ({"pab": False, "cam": False, "num_path": 4}, "pab=false there are no paths, got num_path=4"),
+        ({"pab": False, "cam": False, "num_path_feat": 9}, "there are no paths, .* num_path_feat=9"),
+        ({"mswam": False, "window_sizes": [3]}, r"mswam=false there are no windows, got window_sizes=\(3,\)"),
+        ({"cam": False, "cam_act": "relu"}, "cam=false there is no CAM, .* cam_act=relu"),
+        ({"cam": False, "num_cam_feat": 5}, "cam=false there is no CAM, got num_cam_feat=5"),
     ],
 )
 def test_a_setting_without_effect_is_refused(settings, message):

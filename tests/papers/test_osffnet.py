@@ -187,8 +187,8 @@ def test_networks_for_other_scales_can_be_built(scale):
         ({"num_block": 9}, "num_block=9 stages, got drf_kernels="),
         ({"drf_kernels": (1, 2), "num_block": 2}, r"odd .* got drf_kernels=\(1, 2\)"),
         ({"drf": "sum"}, "got drf=sum; allowed: product, gate"),
-        ({"drf": "sum", "mfdf": False}, "mfdf=false has no DRFs, got drf=sum"),
-        ({"drf": "gate", "mfdf": False}, "mfdf=false has no DRFs, got drf=gate"),
+        ({"drf": "sum", "mfdf": False}, "with mfdf=false there are no DRFs, got drf=sum"),
+        ({"drf": "gate", "mfdf": False}, "with mfdf=false there are no DRFs, got drf=gate"),
         ({"num_copies": 0}, "got num_copies=0; allowed: 1 or more"),
     ],
 )

@@ -198,7 +198,7 @@ def test_the_trade_off_shows_runs_published_weights_and_printed_figures(tmp_path
     [
         (["kind=schedule"], "schedules: kind=schedule draws schedules or trainings"),
         (["kind=schedule", "schedules=[cosin]"], "did you mean 'cosine'"),
-        (["kind=schedule", "schedules=[plateau]"], "ReduceLROnPlateau depends on validations"),
+        (["kind=schedule", "schedules=[plateau]"], "ReduceLROnPlateau depends on validation results"),
         (["kind=convergence"], "own_runs: kind=convergence draws trainings"),
         (["kind=convergence", "own_runs={runs}", "only=[three]"], "allowed: one, two"),
         (

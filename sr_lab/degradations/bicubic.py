@@ -23,7 +23,7 @@ class BicubicDegradation(nn.Module):
 
     @property
     def name(self) -> str:
-        """Identifies the settings, apart from the scale, that the LR images depend on; names their cache."""
+        """Identifies the settings other than the scale that the LR images depend on, to name their cache."""
         return f"bicubic-{self.border}"
 
     def forward(self, hr: Tensor) -> Tensor:

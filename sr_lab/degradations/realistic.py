@@ -50,7 +50,7 @@ class RealisticDegradation(RandomDegradation):
 
     Kernels, shares and ranges are those of Real-ESRGAN's ``train_realesrgan_x4plus.yml``: kernels of 7 to 21
     pixels, 10 % of them sinc; factors 0.15 to 1.5 and 0.3 to 1.2; sigma of the noise 1 to 30 and 1 to 25;
-    quality 30 to 95; the second blur and the final sinc filter on 80 % of images each.
+    quality 30 to 95; the second blur and the final sinc filter each apply to 80 % of images.
 
     Args:
         scale: Downscaling factor.

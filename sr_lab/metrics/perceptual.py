@@ -88,8 +88,8 @@ class Perceptual(nn.Module):
         height, width = sr.shape[-2:]
         if (side := min(height, width) - 2 * crop) < MIN_SIDE:
             raise DataError(
-                f"perceptual: with {crop} pixels cropped at every edge, the shorter side of {image} has "
-                f"{side}; LPIPS and DISTS need at least {MIN_SIDE}, so leave perceptual out"
+                f"perceptual: without the {crop} pixels cropped at every edge, the shorter side of {image} "
+                f"has {side} pixels; LPIPS and DISTS need at least {MIN_SIDE}, so leave perceptual out"
             )
         inside = (..., slice(crop, height - crop), slice(crop, width - crop))
         target = (mod_crop(hr, scale).float() / 255)[inside]

@@ -72,11 +72,11 @@ def measure(
         sr: An image, or a folder of images.
         hr: Its HR image, or a folder; images are paired by their names (`sr_lab.datasets.names`). An HR image
             may be larger: it is cropped at the right and bottom to a multiple of ``scale``.
-        scale: Upscaling factor; ``None`` takes it from the names.
-        crop: Pixels dropped at every edge; ``None`` drops ``scale``.
+        scale: Upscaling factor; ``None``: read from the names.
+        crop: Pixels dropped at every edge; ``None``: as many as the scale.
         colour: Measure only on luma (``y``) or only on RGB (``rgb``).
-        default_scale: The scale used if neither ``scale`` nor the names give one; ``None`` makes that an
-            error.
+        default_scale: The scale used if neither ``scale`` nor the names give one; with ``None``, a missing
+            scale is an error.
 
     Raises:
         ConfigError: The scale is unknown or contradicts the names, or ``crop`` or ``colour`` is not allowed.

@@ -42,8 +42,8 @@ class FDIWN(SRNetwork):
     Note:
         Everything follows the authors' code, which has one file per scale: x4 has wider units and a narrower
         tail than x2 and x3, and its second path takes the shifted image, where x2 and x3 take the raw one.
-        Its mean shifts were meant to be frozen but are trained, so they are weights here. The order of runs
-        for any other number of groups is our choice.
+        The mean shifts were meant to be frozen there but are trained, so they are weights here. The order of
+        runs for any other number of groups is our choice.
     """
 
     multi_adds_rule = "torchinfo"

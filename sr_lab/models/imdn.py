@@ -31,8 +31,8 @@ class IMDN(SRNetwork):
         num_block: Number of IMDBs.
         distillation_rate: Share of the channels that each step of an IMDB sets aside, in (0, 1).
         cca_reduction: Reduction of the channel attention.
-        variant: ``imdn``, or ``rtc``, which has no channel attention in the blocks, and a 1x1 convolution on
-            the last block's output instead of the fusion of all outputs.
+        variant: ``imdn``, or ``rtc``: no channel attention in the blocks, and instead of the fusion of all
+            outputs a 1x1 convolution on the last block's output.
         image_skip: Add the bicubically upscaled lr to the output, so that a short training run starts near
             the bicubic image instead of near black. This is not in the paper. The kernel is torch's
             antialiased one (a = -0.5, as in MATLAB), not torch's default (a = -0.75).

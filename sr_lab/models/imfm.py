@@ -27,8 +27,8 @@ class IMFM(SRNetwork):
 
     Cost at x4: 46.5 G multiply-adds, 32.4 G of them in the blocks and 14.0 G in the upsampler (10.7 G at
     output size). The paths of a block run one after the other: 14 successive 3x3 convolutions in each block,
-    on few channels, and 14 average poolings, which multiply-adds do not include. On a CPU the poolings take 40 %
-    of the time, and the channels-last layout makes the network 1.7 times as fast.
+    on few channels, and 14 average poolings, which multiply-adds do not include. On a CPU the poolings take
+    40 % of the time, and the channels-last layout makes the network 1.7 times as fast.
 
     Args:
         scale: Upscaling factor r: 2, 3 or 4 as in the paper, 8 or 16.

@@ -38,7 +38,7 @@ class MREN(SRNetwork):
         scacb_exchange: How the two parts of a SCACB exchange their maps, see ``SCACB``.
         communication_weight: Weight of the previous attention map in a DRACB (W), 0 to 1 as in Table 2;
             0 is a DRACB without its jump connection (Table 4).
-        dracb_sigmoid: Whether a DRACB weights its map by the sigmoid of itself (Table 4).
+        dracb_sigmoid: Whether a DRACB multiplies its map by the map's own sigmoid (Table 4).
         dracb_message: Which map a DRACB passes on, see ``DRACB``.
         upsampler: Factory for the tail; ``None`` builds the paper's RBWAs (Eq. 3).
 
@@ -185,7 +185,7 @@ class DRACB(nn.Module):
         self.message = message
 
     def forward(self, x: Tensor, previous: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Distil, add the previous block's map, weight the sum by itself."""
+        """Distil, add the previous block's map, multiply the sum by its sigmoid."""
         own = self.conv(x)  # F_l
         fused = own
         if previous is not None and self.communication_weight != 0:

@@ -42,7 +42,7 @@ class SRCNN(SRNetwork):
         The papers' convolutions are not padded and lose 6 pixels at every edge (8 in the 9-5-5 form); here
         they are padded with zeros, so that the image keeps its size. Only the edges differ. The weights have
         torch's default initialisation, as in the port; the papers draw them with a deviation of 0.001. Left
-        out: the papers and the port train the last layer at a tenth of the learning rate.
+        out: the learning rate of the last layer, a tenth of the others' in the papers and the port.
     """
 
     colour = "y"

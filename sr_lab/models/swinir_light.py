@@ -19,7 +19,7 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 class SwinIRLight(SRNetwork):
     """SwinIR for lightweight SR, as in its authors' code.
 
-    Transformers whose attention stays within windows; in every second layer the windows are shifted by half.
+    Transformers whose attention stays within windows; every second layer shifts them by half their side.
 
     Cost at x4: 62.7 G multiply-adds (the paper prints 49.6 G), 11.2 G of them in convolutions, 40.7 G in
     linear layers and 10.9 G in attention products.

@@ -49,7 +49,7 @@ class OfficialNames:
         """A file's weights, under the names used in ``network``.
 
         A name in no table is left unchanged. So are names that would be mapped to the same new name: a
-        stepwise tail has more convolutions at x4 than at x2, and each of them must be reported as not fitting.
+        stepwise tail has more convolutions at x4 than at x2, and each must be reported as not fitting.
         """
         prepared = state if self.prepare is None else self.prepare(state)
         known = self._known(network)
@@ -105,7 +105,7 @@ def official_state(network: nn.Module) -> dict[str, Tensor] | None:
 
 
 def _shared(renamed: Mapping[str, str | None]) -> list[str]:
-    """The old names whose new name another weight would get too."""
+    """The old names of weights that would share their new name with another weight."""
     counts = Counter(renamed.values())
     return [old for old, new in renamed.items() if new not in (None, old) and counts[new] > 1]
 

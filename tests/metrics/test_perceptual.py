@@ -106,7 +106,7 @@ def test_the_rounded_result_is_compared_inside_the_cropped_border(known):
 def test_images_that_are_too_small_are_refused_by_name(known):
     known.write_bytes(Named.content)
     sr, hr = images()
-    with pytest.raises(DataError, match="waves has 31 pixels"):
+    with pytest.raises(DataError, match="the shorter side of waves has 31 pixels"):
         Perceptual(["lpips"])(sr[..., :39, :], hr[..., :39, :], scale=1, crop=4, image="waves")
 
 

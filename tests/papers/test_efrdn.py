@@ -288,7 +288,7 @@ def test_networks_for_other_scales_can_be_built(scale):
         ({"num_feat": 8}, "multiple of 8 and at least 16, got 8"),
         ({"num_block": 0}, "got num_block=0"),
         ({"block": "hpb"}, "got block=hpb; allowed: acdm, imdb, rfdb"),
-        ({"block": "imdb", "mscc": False}, "block=imdb has none"),
+        ({"block": "imdb", "mscc": False}, "block=imdb replaces"),
         ({"acrb": "plain"}, "got acrb=plain; allowed: true, false, conv"),
         ({"effb_mode": "four"}, "got effb_mode=four; allowed: tied, three, two"),
         ({"num_head": 100}, "num_head=100 at attention_reduction=4 leaves no channel"),
@@ -326,13 +326,13 @@ def test_the_published_network_stays_finite_in_half_precision(level):
     [
         ({"effb_mode": "typo", "effb": False}, "got effb_mode=typo; allowed: tied, three, two"),
         ({"effb_mode": "typo", "block": "imdb"}, "got effb_mode=typo; allowed: tied, three, two"),
-        ({"cnn_skip": True}, "cnn_dc=true .* got cnn_skip=true"),
+        ({"cnn_skip": True}, "cnn_dc=true, .* got cnn_skip=true"),
         ({"fflb": False, "gcrb": False}, "fflb=false switches off, got gcrb=False, effb=True, cc=True"),
         ({"fflb": False, "effb": False}, "fflb=false switches off, got gcrb=True, effb=False, cc=True"),
         ({"fflb": False, "cc": False}, "fflb=false switches off, got gcrb=True, effb=True, cc=False"),
         ({"effb_mode": "two", "effb": False}, "effb=False, got effb_mode=two"),
         ({"effb_mode": "three", "fflb": False}, "fflb=False, effb=True, got effb_mode=three"),
-        ({"effb_mode": "two", "block": "rfdb"}, "block=rfdb, fflb=True, effb=True has none"),
+        ({"effb_mode": "two", "block": "rfdb"}, "block=rfdb, fflb=True, effb=True, got effb_mode=two"),
     ],
 )
 def test_a_setting_without_effect_is_refused(settings, message):

@@ -168,7 +168,7 @@ def test_weights_in_half_precision_work(dtype):
         ({"pab": False}, "got pab=false"),
         ({"cam_act": "relu"}, "got cam_act=relu"),
         ({"num_path": 0}, "got num_path=0; allowed: 1 or more"),
-        ({"window_sizes": [3, 4]}, r"must be odd, got \(3, 4\)"),
+        ({"window_sizes": [3, 4]}, r"must be odd and at least 1, got \(3, 4\)"),
     ],
 )
 def test_unsupported_settings_are_refused(settings, message):

@@ -111,8 +111,8 @@ def gaussian_dictionary() -> Tensor:
     Note:
         Stated: anisotropic Gaussians and differences of Gaussians; the authors' code has 72 filters of 5x5.
         Not stated in the paper; chosen here: how many of each, and their widths, angles and elongations. The
-        choice does not restrict the mixes: sums of centred Gaussians are symmetric about their centre, and these
-        72 span all 13 dimensions of such 5x5 filters.
+        choice does not restrict the mixes: sums of centred Gaussians are symmetric about their centre, and
+        these 72 span all 13 dimensions of such 5x5 filters.
     """
     angles = (torch.arange(8) * math.pi / 8).view(-1, 1, 1)
     offsets = torch.arange(-2.0, 3.0)

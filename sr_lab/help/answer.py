@@ -71,7 +71,7 @@ def overview(job: DictConfig, hydra_node: HydraConf, places: Sequence[Path]) -> 
 
 
 def _plain(node: object, depth: int = 0) -> object:
-    """Plain values; an interpolation that cannot be resolved stays as it is written."""
+    """The node as plain values; an interpolation that cannot be resolved stays as it is written."""
     if isinstance(node, DictConfig) and depth < _MAX_DEPTH:
         return {str(key): _plain(_value(node, key), depth + 1) for key in node}
     if isinstance(node, ListConfig) and depth < _MAX_DEPTH:

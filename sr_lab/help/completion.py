@@ -102,7 +102,7 @@ def candidates(words: Sequence[str], word: str) -> list[str]:
     else:
         chosen = dict(each.lstrip("+").split("=", 1) for each in words if "=" in each)
         found = [f"{group}=" for group in options] + _settings(places, list(options), chosen, bare)
-    # A stranger's file may have a name that a shell would run or print.
+    # An untrusted file's name may contain characters that a shell would run or a terminal obey.
     plain = re.compile(r"[\w@/.,:=+-]+", re.ASCII)
     return sorted({f"{mark}{each}" for each in found if each.startswith(bare) and plain.fullmatch(each)})
 

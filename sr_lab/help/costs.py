@@ -43,11 +43,11 @@ def section(paper: str) -> str:
             lines.append(_line(f"{paper}/{name}", jobs))
     lines += [
         "",
-        "The paper's budget. T is 10^12 and E is 10^18 multiply-adds: the forward pass of the whole batch,",
-        "and twice as many for the backward pass.",
+        "All numbers are for the paper's budget. T is 10^12 and E is 10^18 multiply-adds: those of the",
+        "forward pass of the whole batch, and twice as many for the backward pass.",
         f"`python -m sr_lab experiment={paper}/<table> task=plan` measures the hours on your machine, and "
         "says",
-        "what is finished, which images are missing, and how much disk and memory it takes.",
+        "what is finished, which images are missing, and how much disk and memory the training takes.",
     ]
     return "\n".join(lines)
 
@@ -60,7 +60,7 @@ def _jobs(name: str) -> Iterator[tuple[PlanConfig, str]]:
         whole = hydra.compose("config", overrides, return_hydra_config=True)
         found = option.find([conf_dir()], "experiment", name)
         if found is not None and any(group == "task" for group, *_ in found.chosen):
-            return  # it trains nothing
+            return  # the experiment trains nothing
         sweeper = OmegaConf.to_container(whole.hydra.sweeper, resolve=True)
         axes = (sweeper.get("params") if isinstance(sweeper, dict) else None) or {}
         rows = list(whole.rows.values())

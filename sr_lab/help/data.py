@@ -39,14 +39,14 @@ def _state(folder: str) -> str:
 
 
 def missing(folders: Sequence[str]) -> list[str]:
-    """The folders that do not exist; for a document, which belongs to no machine, all of them."""
+    """The folders that do not exist; all of them for a document, since it must not depend on a machine."""
     if layout.is_markdown():
         return list(folders)
     return [folder for folder in folders if _state(folder) == "missing"]
 
 
 def by_hand(folders: Sequence[str], data_dir: Path) -> list[str]:
-    """Sentences about missing sets that nobody may download for the user."""
+    """Sentences about missing sets that sr_lab is not allowed to download."""
     known = registry.named(folders, data_dir)
     return [f"{each.name} cannot be downloaded: {each.by_hand}." for each in known if each.by_hand]
 

@@ -1,4 +1,4 @@
-"""The page of ``experiment=<paper>/<table>``: rows, recipe, budget, data and printed figures."""
+"""The page of ``experiment=<paper>/<table>``: rows, recipe, budget, data and printed values."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -86,7 +86,7 @@ def _options(value: object, rows: int) -> int:
 
 
 def _recipe(composed: Composed, files: Sequence[Option]) -> list[tuple[str, str]]:
-    """The settings that make a training, each with the comment of the nearest file that sets it."""
+    """The settings of the recipe, each with the comment of the nearest file that sets it."""
     rows = []
     for key in _RECIPE:
         value = at(composed.values, key)
@@ -152,7 +152,7 @@ def _printed(composed: Composed) -> list[str]:
         [row, "" if scale is None else f"x{scale}", *(_text(found.get(each)) for each in measures)]
         for (row, scale), found in rows.items()
     ]
-    text = f"Printed figures (all of them: experiments/{paper}/expected.csv, {name})"
+    text = f"Printed values (all of them: experiments/{paper}/expected.csv, {name})"
     return ["", *layout.wrapped(text), *layout.columns([*header, *cells])]
 
 

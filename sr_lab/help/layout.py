@@ -26,7 +26,7 @@ def as_markdown() -> Iterator[None]:
 
 
 def is_markdown() -> bool:
-    """Whether the text is for a document, which must not mention this machine."""
+    """Whether the text is for a document, which must not depend on this machine."""
     return _markdown.get()
 
 
@@ -44,7 +44,7 @@ def markdown(lines: Sequence[str]) -> str:
 
 
 def escaped(text: str) -> str:
-    """A text that Markdown shows as it is, even inside ``<code>`` or in a cell of a table."""
+    """A text in a form that Markdown shows as it is, even inside ``<code>`` or in a cell of a table."""
     text = printable(" ".join(text.split()))
     return "".join(f"&#{ord(sign)};" if sign in "&<>\\`*_[]|#" else sign for sign in text)
 
@@ -54,7 +54,7 @@ def _body(*lines: str) -> list[str]:
 
 
 def wrapped(text: str, *, indent: int = 0, hanging: int | None = None) -> list[str]:
-    """The lines of a paragraph, in which white space other than single spaces does not count.
+    """The lines of a paragraph; any white space in its text counts as one space.
 
     Args:
         text: The paragraph.
@@ -134,7 +134,7 @@ def _listed(rows: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _explained(rows: Sequence[tuple[str, str]]) -> list[str]:
-    """Commands below what they do."""
+    """Commands, each below a line that says what it does."""
     found: list[str] = []
     for command, meaning in rows:
         found += _body(

@@ -1,4 +1,4 @@
-"""What the page of a network says besides its arguments: tails, strategies, cost, figures, weights."""
+"""What the page of a network shows next to its arguments: tails, strategies, cost, PSNR, weights."""
 
 import ast
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ def _refuses(line: ast.AST) -> bool:
 
 
 def strategies(source: Source, options: Sequence[str]) -> tuple[str, ...]:
-    """The options of ``strategy=`` that a network takes, by the parts that its class makes."""
+    """The options of ``strategy=`` that a network takes, according to the parts that its class builds."""
     parts = dict(_assigned(source))
     body = parts.get("self.body")
     is_empty = isinstance(body, ast.Call) and not body.args and not body.keywords
@@ -72,16 +72,16 @@ def takes(source: Source, options: Mapping[str, Sequence[str]]) -> list[tuple[st
     """Rows with the tails and strategies that a network takes."""
     tails = ", ".join(upsamplers(source, options.get("upsampler", ())))
     if "," in tails and not takes_any_tail(source):
-        tails += "; in one of its forms only native, see the argument"
+        tails += "; one form of the network takes only native, see its argument"
     applied = strategies(source, options.get("strategy", ()))
     unknown = applied == ("none",) and not source.path.startswith(
         "sr_lab."
-    )  # a base class may make the parts
+    )  # a base class may build the parts
     return [("upsampler=", tails), *([] if unknown else [("strategy=", ", ".join(applied))])]
 
 
 def cost(name: str) -> list[str]:
-    """A table of our counts, empty if the package has none for this network."""
+    """A table of our counts; empty if the package has none for this network."""
     rows = [["scale", "parameters [K]", "multiply-adds [G]"]]
     for scale in _SCALES:
         if (size := counts.size(name, scale)) is not None:
@@ -90,7 +90,7 @@ def cost(name: str) -> list[str]:
 
 
 def printed(name: str) -> list[str]:
-    """A table of the PSNR that most papers print for a network, empty if none does."""
+    """A table of the PSNR that most papers print for a network; empty if none does."""
     rows = [["PSNR [dB]", *_SETS]]
     for scale in _SCALES:
         values = [counts.psnr(name, scale, set_name) for set_name in _SETS]
@@ -105,5 +105,5 @@ def origin(source: Source) -> str:
 
 
 def opens_weights(source: Source) -> bool:
-    """Whether the network's file knows the names of published weights."""
+    """Whether the network's file lists the key names of the authors' checkpoints."""
     return "\nOFFICIAL_NAMES" in files.read_text(source.file)

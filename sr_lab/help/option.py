@@ -1,4 +1,4 @@
-"""An option's yaml as text: what its comments say, and where the files of ``conf/`` are."""
+"""An option's yaml as text: its comments, and where the files of ``conf/`` are."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -103,7 +103,7 @@ def _parsed(file: Path) -> Option:
 
 
 def _split(line: str) -> tuple[str, str]:
-    """The code and the comment of a line; spaces at the start of a comment keep a command apart."""
+    """The code and the comment of a line; an indented comment is a command and keeps its indentation."""
     if line.lstrip().startswith("#"):
         return "", line.lstrip().removeprefix("#").removeprefix(" ")
     code, mark, comment = line.partition(" #")

@@ -73,7 +73,7 @@ def default_of(argument: Argument) -> str | None:
 
 
 def heading_of(found: Option) -> list[str]:
-    """The comment at the top of an option's file; its title and its commands keep their own lines."""
+    """The comment at the top of an option's file; its title and its commands stay on lines of their own."""
     lines: list[str] = []
     waiting = ""
     for line in [*found.heading, ""]:
@@ -223,12 +223,14 @@ def _paper(found: Source) -> list[str]:
     lines = ["", "Paper", *layout.wrapped(found.module_doc.partition("\n\n")[0], indent=2)]
     lines += layout.wrapped(network.origin(found), indent=2)
     if network.opens_weights(found):
-        lines += layout.wrapped("Its checkpoints open: python -m sr_lab task=evaluate ckpt=<file>", indent=2)
+        lines += layout.wrapped(
+            "sr_lab opens its checkpoints: python -m sr_lab task=evaluate ckpt=<file>", indent=2
+        )
     return lines
 
 
 def _is_ours(target: str) -> bool:
-    """Whether a class is ours or the user's; a library's docstrings are long, and printed elsewhere."""
+    """Whether a class is ours or the user's; a library's docstrings are long, and can be read elsewhere."""
     return not any(target in slot.classes for slot in SLOTS.values())
 
 
@@ -308,11 +310,11 @@ def _network(composed: Composed, name: str, found: Source) -> list[str]:
     options = option.groups(composed.places)
     lines = ["", "Takes", *layout.pairs(network.takes(found, options))]
     if any(key.startswith("model.") for key in composed.typed):
-        return lines  # the figures are for the option without changes
+        return lines  # size and PSNR are those of the option without changes
     if table := network.cost(name):
         lines += ["", "Size (multiply-adds: all operations at a 1280x720 output)", *table]
     if table := network.printed(name):
-        lines += ["", "Printed figures (the value that most papers print)", *table]
+        lines += ["", "Printed PSNR (the value that most papers print)", *table]
     return lines
 
 

@@ -29,15 +29,15 @@ from sr_lab.ops.complexity import multi_adds, num_params
 from sr_lab.reporting import counts, published
 from sr_lab.reporting.published import experiments_dir
 
-# What a page says does not depend on where it is built.
+# Pages do not depend on the machine on which they are built.
 _PLACES = ("paths.data_dir=data", "paths.output_dir=outputs", "paths.cache_dir='~/.cache/sr_lab'")
-_OWN_PAGES = ("model", "task", "experiment")  # groups whose options have a page each
+_OWN_PAGES = ("model", "task", "experiment")  # groups in which each option has its own page
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 _TOP = {"": "Start", "networks": "Networks", "tables": "Papers", "tasks": "Tasks", "groups": "Options"}
 
 
 def build(folder: Path) -> None:
-    """Write the pages and their configuration into a folder that is empty or has earlier ones."""
+    """Write the pages and their configuration into a folder; earlier pages in it are replaced."""
     pages = folder / "pages"
     if pages.exists():
         shutil.rmtree(pages)
@@ -90,7 +90,7 @@ def _papers() -> list[str]:
 
 
 def _helped() -> dict[str, str]:
-    """The page of every option as Markdown, by ``group=option``; one composition answers for many groups."""
+    """The page of every option as Markdown, by ``group=option``; one composition serves many groups."""
     groups = option.groups([conf_dir()])
     many = [
         [f"{group}={name}" for name in names] for group, names in groups.items() if "experiment" not in group
@@ -124,8 +124,8 @@ table that can be compared with a published one to the second decimal.
 
 *Part of the page that `task=report` writes, here for published weights measured on Set14.*
 
-- [Networks](networks/index.md): paper, arguments, size, printed figures
-- [Papers](tables/index.md): each table with its rows, recipe, cost, printed figures and what is trained here
+- [Networks](networks/index.md): paper, arguments, size, printed PSNR
+- [Papers](tables/index.md): each table with its rows, recipe, cost, printed values and what has been trained
 - [Tasks](tasks/index.md) and [options](groups/index.md): every setting with its default
 - [Running experiments](guide.md): data, GPUs, interrupted runs, measuring, upscaling, searching
 - [Speed](speed.md), and what was lost when runs were killed thousands of times:
@@ -168,14 +168,14 @@ def _size(model: str, scale: int) -> tuple[str, str]:
     try:
         with torch.device("meta"):
             network = fold(targets.build("model", model_node(model, scale)).eval())
-    except ConfigError:  # it has other scales
+    except ConfigError:  # the network has other scales
         return "-", "-"
     params, adds = num_params(network), multi_adds(network, scale=scale, rule="all")
     return (f"{params / 1e3:.1f}", f"{adds / 1e9:.1f}") if params else ("0", "0")
 
 
 def _sizes(model: str) -> str:
-    """The section of a network's sizes, unless `--help` has it."""
+    """A section with a network's sizes, unless the text of `--help` has one."""
     if counts.size(model, 4) is not None:
         return ""
     lines = ["| scale | parameters [K] | multiply-adds [G] |", "| --- | ---: | ---: |"]
@@ -185,7 +185,7 @@ def _sizes(model: str) -> str:
 
 
 def _results(paper: str) -> list[dict[str, str]]:
-    """Our figures for a paper's tables."""
+    """Our values for a paper's tables."""
     path = experiments_dir() / paper / "results.csv"
     return read_csv(path) if path.is_file() else []
 
@@ -198,14 +198,14 @@ def _trained(model: str) -> str:
 
 
 def _state(paper: str, name: str) -> str:
-    """How much of a paper's table is trained here."""
+    """How much of a paper's table has been trained here."""
     table = name.partition("_")[0]
     printed = dict.fromkeys((each.row, each.scale) for each in published.table(paper, table))
     if not printed:
         return ""
     rows = [row for row in _results(paper) if row["table"] == table]
     done = dict.fromkeys((row["row"], row["scale"]) for row in rows)
-    text = f"{len(done)} of the {len(printed)} printed rows are trained here."
+    text = f"{len(done)} of the {len(printed)} printed rows have been trained here."
     return f"\n## State\n\n{text}\n\n{_ours(rows) if rows else ''}\n"
 
 
@@ -239,7 +239,7 @@ def _list(names: Sequence[str]) -> str:
 
 
 def _document(path: Path) -> str:
-    """A README of ``experiments/``; a link to a file that has no page becomes its text."""
+    """A README of ``experiments/``; a link to a file without a page is replaced by the link's text."""
     here = _page_of(path)
     pages = {file.resolve(): _page_of(file) for file in [path, *experiments_dir().rglob("README.md")]}
 

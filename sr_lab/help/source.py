@@ -1,4 +1,4 @@
-"""What the source of a class says about it, read as text: nothing is imported, so torch stays out."""
+"""A class as its source describes it, read as text: nothing is imported, not even torch."""
 
 import ast
 import functools
@@ -22,7 +22,7 @@ class Argument:
     """An argument of a class or function."""
 
     name: str
-    default: str | None  # as Python prints it, ``None`` if the argument is required
+    default: str | None  # as Python prints it; ``None`` if the argument is required
     meaning: str = ""  # its line of the docstring
     choices: tuple[str, ...] = ()  # its allowed values, if its type lists them
 
@@ -39,7 +39,7 @@ class Source:
     text: tuple[str, ...]  # other paragraphs before the sections
     sections: Mapping[str, str]  # the rest of the docstring, by heading
     arguments: tuple[Argument, ...]
-    constructor: ast.FunctionDef | None  # which takes the arguments
+    constructor: ast.FunctionDef | None  # the function that takes the arguments
 
 
 def read(path: str) -> Source | None:
@@ -182,7 +182,7 @@ def _docstring(tree: ast.Module, node: ast.ClassDef | ast.FunctionDef) -> str:
 
 
 def _sections(doc: str) -> dict[str, str]:
-    """The text of each section by its heading; what comes before the first section has an empty one."""
+    """The text of each section by its heading; the text before the first section has an empty heading."""
     found: dict[str, list[str]] = {"": []}
     heading = ""
     for line in doc.splitlines():
@@ -221,7 +221,7 @@ def _arguments(module: str, function: ast.FunctionDef, meanings: Mapping[str, st
 
 
 def _value(module: str, node: ast.expr) -> str:
-    """A default as Python prints it; a constant of the module counts as its value."""
+    """A default as Python prints it; a constant of the module is replaced by its value."""
     if isinstance(node, ast.Name) and (tree := _tree(module)) is not None:
         for line in tree.body:
             if not isinstance(line, (ast.Assign, ast.AnnAssign)) or line.value is None:

@@ -24,7 +24,7 @@ from sr_lab.zoo import published
 
 @functools.lru_cache(maxsize=1)  # called for the name of the folder, and by the job
 def complete(config: Config, overrides: tuple[str, ...]) -> Config:
-    """The configuration with those parts of its identity that it does not contain itself.
+    """The configuration, completed with the parts of its identity that are not settings.
 
     An evaluation gets the network in its checkpoint and the digest of its images; a training run gets the
     digest of the benchmark sets that it validates on.
@@ -63,7 +63,7 @@ def _lr_folders(config: EvaluateConfig) -> list[str]:
 
 
 def validation_images(config: TrainConfig) -> str | None:
-    """SHA-256 of the images of ``validation.sets``, ``None`` if there are no sets."""
+    """SHA-256 of the images of ``validation.sets``; ``None`` if there are no sets."""
     if not config.validation.sets:
         return None
     protocol = protocol_of(config)
@@ -72,7 +72,7 @@ def validation_images(config: TrainConfig) -> str | None:
 
 
 def protocol_of(config: Config) -> Protocol:
-    """The protocol named in the benchmark, on given LR images if the benchmark says so.
+    """The protocol that the benchmark names, with given LR images if the benchmark uses them.
 
     Raises:
         ConfigError: There is no protocol with that name, or folders of LR images do not fit the benchmark.
@@ -90,8 +90,8 @@ def protocol_of(config: Config) -> Protocol:
             )
         if count != len(benchmark.sets):
             raise ConfigError(
-                f"benchmark.lr_dir: got {count} folder(s) for {len(benchmark.sets)} sets "
-                f"({', '.join(benchmark.sets)}); give one each"
+                f"benchmark.lr_dir: must have one folder for each test set ({', '.join(benchmark.sets)}), "
+                f"got {count}"
             )
     return protocol if benchmark.lr == "made" else protocol.on_given_lr()
 
@@ -111,7 +111,7 @@ def benchmark_set(config: Config, name: str, protocol: Protocol) -> BenchmarkSet
 
 
 def not_measured(config: TrainConfig, folder: RunFolder, overrides: Sequence[str]) -> str:
-    """Which images a finished run was not measured on, and how to measure it; an empty string if none.
+    """Which images a finished run was not measured on, and the command that does it; empty if none.
 
     Args:
         config: What the user asks for now.
@@ -135,7 +135,7 @@ def not_measured(config: TrainConfig, folder: RunFolder, overrides: Sequence[str
     bare = (override.replace("'", "") for override in overrides if key_of(override) == "paths.data_dir")
     given += [f"'{override}'" for override in bare]
     return (
-        f"benchmark: this run was not measured on {', '.join(wanted.values())} by {protocol.name}; run "
+        f"benchmark: this run was not measured on {', '.join(wanted.values())} with {protocol.name}; run "
         f"task=evaluate 'ckpt={folder.path}' 'benchmark.sets=[{','.join(wanted)}]' "
         + " ".join([f"benchmark.protocol={benchmark.protocol}", *given])
     )

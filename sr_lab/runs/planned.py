@@ -1,4 +1,4 @@
-"""A training run of a plan: what is left of it, the hours that takes, and the images it reads and writes."""
+"""A training run of a plan: its remaining steps, the hours they take, and the images it reads and writes."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from sr_lab.run_folder import State
 from sr_lab.runs import trained_on
 from sr_lab.training.cost import Cost
 
-IMAGE = 2040 * 1356  # pixels of an image of DIV2K or Flickr2K, where the images are missing
+IMAGE = 2040 * 1356  # pixels of an image of DIV2K or Flickr2K, assumed where images are missing
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Job:
         folder: Its run folder; ``None`` if its images are missing, since they are part of its identity.
         state: The state of the folder.
         done: Steps that an earlier attempt has trained.
-        copies: Number of training runs of this cost: the trials that a search has left, otherwise 1.
+        copies: Number of training runs of this cost: the remaining trials of a search, otherwise 1.
         cost: What a step costs; ``None`` for a finished run.
     """
 
@@ -43,7 +43,7 @@ class Job:
 
     @property
     def left(self) -> int:
-        """Steps that are still to be trained."""
+        """Steps that have not been trained yet."""
         return 0 if self.finished else self.copies * (self.config.steps - self.done)
 
     @property

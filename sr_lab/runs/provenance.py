@@ -116,7 +116,7 @@ def similar_unfinished(config: TrainConfig, folder: RunFolder) -> str | None:
     what = ", ".join(f"{key} ({before} there, {now} here)" for key, (before, now) in differing.items())
     return (
         f"resume: '{other.path}' stopped at step {step} and is unfinished; this run differs in {what}, "
-        "so it is a new one"
+        "so it is a new run"
     )
 
 

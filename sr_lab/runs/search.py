@@ -52,7 +52,7 @@ _STATES = {
     TrialState.RUNNING: "interrupted",
     TrialState.WAITING: "waiting",
 }
-# Settings that a trial may not change, and settings that change what val/psnr_y is measured on.
+# Settings that a trial must not change, and settings that change what val/psnr_y is measured on.
 _NOT_OF_A_TRIAL = NOT_OF_A_ROW | {
     *("task", "paths", "logger", "callbacks", "debug", "resume", "run_name", "num_workers", "seed"),
 }
@@ -115,10 +115,10 @@ def read_space(values: Mapping[str, object], given: Sequence[str] = ()) -> Space
 
     Args:
         values: ``hparams_search.space``: a range or choices for each key.
-        given: Overrides of the command line, which may not set a searched key.
+        given: Overrides of the command line, which must not set a searched key.
 
     Raises:
-        ConfigError: A trial may not set one of the keys, or a value is neither a range nor choices.
+        ConfigError: A trial must not set one of the keys, or a value is neither a range nor choices.
     """
     space: Space = {}
     set_already = {override.lstrip("+~").partition("=")[0] for override in given}
@@ -200,13 +200,13 @@ def run(config: TrainConfig, composed: DictConfig, folder: Path, overrides: Sequ
     def make(values: Mapping[str, str]) -> tuple[TrainConfig, list[str]]:
         # ++: an argument of a class need not be in its yaml.
         words = [f"{key}={value}" if key in choices else f"++{key}={value}" for key, value in values.items()]
-        trial = load_trial(composed, overrides, words, name)  # a trial may not change the validation
+        trial = load_trial(composed, overrides, words, name)  # a trial must not change the validation
         return trial.model_copy(update={"validation_images": config.validation_images}), words
 
     try:
         if hydra_config.mode == RunMode.MULTIRUN:
             raise ConfigError(
-                "hparams_search: searches the settings of one training, got a multirun; leave out -m "
+                "hparams_search: varies the settings of one training run, got a multirun; leave out -m "
                 "(for a row of a table: hydra.mode=RUN row=<position>)"
             )
         if config.resume == "never":
@@ -225,7 +225,7 @@ def run(config: TrainConfig, composed: DictConfig, folder: Path, overrides: Sequ
     trials = [RunFolder(path.parent) for path in sorted(place.path.glob("*/metrics.json"))]
     if others := trained_on.changed_since(config, trials):
         raise ConfigError(
-            f"hparams_search: {others[0]}, so its trials and new ones could not be compared; restore the "
+            f"hparams_search: {others[0]}, so old and new trials could not be compared; restore the "
             f"images, or remove '{place.path}' to search again"
         )
     with place.holding("search; wait for it"):
@@ -240,12 +240,13 @@ def run(config: TrainConfig, composed: DictConfig, folder: Path, overrides: Sequ
         sweep.console.print(shlex.join(["python", "-m", "sr_lab", *again]))
     left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
     if left:
-        sweep.console.print(f"{len(left)} trials are unfinished; the same command resumes them")
+        trials_are = "1 trial is" if len(left) == 1 else f"{len(left)} trials are"
+        sweep.console.print(f"{trials_are} unfinished; the same command resumes the search")
     return 0 if not left and best is not None else 1
 
 
 def _check_ends(space: Space, make: Make) -> None:
-    """Refuse a space with a value that a training may not have."""
+    """Refuse a space with a value that is not allowed in a training run."""
     for key, parameter in space.items():
         for value in parameter.ends:
             try:
@@ -269,7 +270,7 @@ def _open(path: Path, pruner: BasePruner) -> optuna.Study:
     except Exception as error:  # from SQLite, SQLAlchemy, Alembic or Optuna
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"'{path}' cannot be used ({reason}); remove it: a new search finds the runs of the old trials"
+            f"'{path}' cannot be used ({reason}); remove the file: a new search finds the runs of old trials"
         ) from error
 
 
@@ -282,7 +283,7 @@ def _pruner(settings: HparamsSearch, config: TrainConfig) -> BasePruner:
 
 
 def _sampler(settings: HparamsSearch, seed: int, number: int) -> BaseSampler:
-    """The sampler of one trial; with the seed alone, a resumed search would draw the same values again."""
+    """The sampler of one trial; without the number in its seed, a resumed search would repeat values."""
     own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     if settings.sampler == "random":
         return RandomSampler(seed=own)
@@ -352,7 +353,7 @@ class _Queue(sweep.Queue):
         return self.study.ask()
 
     def _propose(self, trial: Trial) -> None:
-        """Give a trial its values and queue its training; the trial fails if the values are not allowed."""
+        """Give a trial its values and queue its run; the trial fails if the values are not allowed."""
         values = {key: parameter.suggest(trial, key) for key, parameter in self.space.items()}
         try:
             config, words = self.make(values)
@@ -395,7 +396,7 @@ class _Queue(sweep.Queue):
     def _verdict(self, job: _TrialJob) -> str:
         """Report new validations to the study, and return why the trial should stop, or an empty string.
 
-        A trial is never stopped after its last step, when only the test is left.
+        A trial is never stopped after its last step, when only the test remains.
         """
         why = ""
         for step, value in job.folder.validations().items():
@@ -410,7 +411,7 @@ class _Queue(sweep.Queue):
         return why
 
     def settled(self, job: sweep.Job) -> None:
-        """Tell the study how a trial ended; an interrupted trial is left to the next command."""
+        """Tell the study how a trial ended; the next command resumes an interrupted trial."""
         assert isinstance(job, _TrialJob)
         self._verdict(job)
         state = job.folder.state()
@@ -484,7 +485,7 @@ def _print_trials(study: optuna.Study, space: Space, folder: Path) -> FrozenTria
     lines.append(f"trials: {folder / 'trials.csv'}")
     if best is not None:
         lines.append(f"best: trial {best.number}, {_GOAL} {best.values[0]:.2f} dB")
-    console = print_wide(table, [f"{len(rows)} trials: {summary}"], None)
+    console = print_wide(table, [f"{len(rows)} trial{'' if len(rows) == 1 else 's'}: {summary}"], None)
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
     return best

@@ -34,7 +34,7 @@ from sr_lab.reporting.terminal import Terminal
 from sr_lab.run_folder import Listed, RunFolder, write_index
 from sr_lab.system.unix import KILL, OWN_GROUP, cores, end_with_parent, signal_group
 
-IN_SWEEP = "SR_LAB_IN_SWEEP"  # process id of the sweep, set for its jobs; their table is printed at the end
+IN_SWEEP = "SR_LAB_IN_SWEEP"  # process id of the sweep, set for its jobs; the sweep prints one table for all
 RANK_OF = "SR_LAB_RANK_OF"  # process id of the job that started this process, see `system.distributed`
 _JOB = "SR_LAB_JOB"  # run folder of the job
 _POLL = 0.1  # seconds between two checks of the processes
@@ -54,7 +54,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Job(Planned):
-    """A training run that waits for its own process."""
+    """A training run that will get its own process."""
 
     config: TrainConfig
 
@@ -64,9 +64,9 @@ class Job(Planned):
         return self.folder.path.name
 
     def write(self) -> None:
-        """Write its configuration into its run folder, from which it can be started."""
+        """Write the job's configuration into its run folder, from which the job can be started."""
         if self.config.resume == "never" or not self.folder.is_finished():
-            self.folder.refuse_links()  # its output goes to log.txt before it can do this itself
+            self.folder.refuse_links()  # the job's output goes to log.txt before the job can refuse links
             if not self.folder.has_begun():  # the job refuses code that has changed meanwhile
                 record(self.folder, self.known)
             self.folder.write_config(to_yaml(self.config))
@@ -75,7 +75,7 @@ class Job(Planned):
 def enqueue(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> Job:
     """A queued job; nothing is written yet."""
     job = Job(config, RunFolder.at(folder), tuple(map(as_typed, overrides)), known(config))
-    # The command line trusted these packages; the job reads a file, which may not grant trust.
+    # The command line trusted these packages; the job reads a file, which must not grant trust.
     if packages := targets.trusted_packages(config.allow):
         os.environ["SR_LAB_ALLOW"] = ",".join(packages)
     return job
@@ -106,7 +106,7 @@ def end_with_sweep() -> None:
 
 
 def refused(why: str) -> None:
-    """In a job, record why it ended if its attempt had not begun."""
+    """In a job, record why it was refused before its attempt began."""
     if (folder := os.environ.get(_JOB)) is not None:
         RunFolder(Path(folder)).refuse(why)
 
@@ -172,7 +172,7 @@ def shared_folders(jobs: Sequence[Planned]) -> list[str]:
         ]
         if len({hash8(job.known.values) for job in same}) > 1:
             shards = isinstance(same[0].config, ShardConfig)
-            remedy = "give each its output" if shards else "leave out hydra.sweep.dir and hydra.sweep.subdir"
+            remedy = "give each an output" if shards else "leave out hydra.sweep.dir and hydra.sweep.subdir"
             raise ConfigError(
                 f"sweep: the jobs {' and '.join(names)} are different runs, but both would use the folder "
                 f"'{folder}'; {remedy}"
@@ -275,7 +275,7 @@ class Queue:
 
     def work(self) -> None:
         """Run all jobs; if the sweep ends for any reason, they end with it."""
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a script's background; jobs inherit it
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a script's background; inherited by jobs
             signal.signal(signal.SIGINT, lambda number, frame: None)
         try:
             with self._progress() as show:
@@ -323,7 +323,8 @@ class Queue:
         several = self.settings.jobs > 1
         self.say(job, f"{'resumed' if state == 'interrupted' else 'started'}" if several else "")
         slot = self.free.pop(0)
-        # Each job has a process group: Ctrl-C reaches only the sweep, which kills what a killed job leaves.
+        # Each job has its own process group: Ctrl-C reaches only the sweep, and if a job is killed, the sweep
+        # ends the other processes of its group.
         with folder.log.open("ab") if several else contextlib.nullcontext() as log:
             process = subprocess.Popen(
                 command(folder.path, job.overrides),
@@ -370,8 +371,8 @@ class Queue:
             self.say(job, f"pruned: {running.why}")
         elif state == "failed":
             self.say(job, f"failed: {reason(folder)}")
-            left = "the same command tries again" if folder.refused else f"traceback in {folder.failed}"
-            self.problems.append(f"failed: {job.name}: {reason(folder)} ({left})")
+            more = "the same command tries again" if folder.refused else f"traceback in {folder.failed}"
+            self.problems.append(f"failed: {job.name}: {reason(folder)} ({more})")
         else:
             how = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
             how += " (out of memory?)" if code == -KILL else ""
@@ -404,7 +405,7 @@ class Queue:
                 running.process.wait()
 
     def _last_line(self, folder: RunFolder) -> str:
-        if self.settings.jobs == 1:  # its output is already on the terminal
+        if self.settings.jobs == 1:  # the job's output is already on the terminal
             return ""
         lines = folder.log.read_text(encoding="utf-8", errors="replace").splitlines()
         return next((line for line in reversed(lines) if line.strip()), "")
@@ -416,7 +417,7 @@ class Queue:
 
     @contextlib.contextmanager
     def _progress(self) -> Iterator[Callable[[], None]]:
-        """Progress over the steps of all jobs, when several run; a single job shows its own."""
+        """A progress bar for the steps of all jobs, if several run at a time; a single job shows its own."""
         if self.settings.jobs == 1:
             yield lambda: None
             return

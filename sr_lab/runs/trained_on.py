@@ -22,7 +22,7 @@ from sr_lab.errors import DataError
 from sr_lab.run_folder import RunFolder
 
 # What to do about the phrases of `changed_since`.
-REMEDY = "the figures are for the earlier images; resume=never trains on the current ones"
+REMEDY = "the results are for the earlier images; resume=never trains on the current ones"
 
 
 class _Images(BaseModel):
@@ -32,7 +32,7 @@ class _Images(BaseModel):
         run: Hash of the run, without its code.
         training: Hash of the run without its images.
         images: A line for each training image: its name and the hash of its pixels.
-        validation: The same for the images that choose the best checkpoint.
+        validation: The same for the validation images, by which the best checkpoint is chosen.
         files: Digest of the paths, sizes and modification times of all files.
     """
 
@@ -57,16 +57,16 @@ def training_data(config: Config) -> TrainingSet:
 def note_images(config: TrainConfig, folder: RunFolder, dataset: TrainingSet, *, resumed: bool) -> str | None:
     """Record which images a run is trained on, and compare them with those of earlier runs.
 
-    If an image was replaced by another with the same name and size, only its pixels reveal it.
+    Only a comparison of pixels detects an image that was replaced by another with the same name and size.
 
     Args:
         config: Configuration of the training run.
         folder: Its run folder.
-        dataset: Its images, which are prepared.
+        dataset: Its images, already prepared.
         resumed: Whether the run is resumed.
 
     Returns:
-        A note for the user when an earlier run of the same training used other images.
+        A note for the user if an earlier run with the same settings used other images.
 
     Raises:
         DataError: The run is resumed, and its images have changed since it started.
@@ -77,7 +77,7 @@ def note_images(config: TrainConfig, folder: RunFolder, dataset: TrainingSet, *,
         if not before.has_same_images(now):
             raise DataError(
                 f"dataset: {_difference(before, now)} since '{folder.path}' was started; restore the images, "
-                f"start from scratch with resume=never, or remove {folder.trained_on} to continue with these"
+                f"start from scratch with resume=never, or remove {folder.trained_on} to use the new images"
             )
         return None
     files.write(folder.trained_on, now.model_dump_json(indent=1) + "\n")
@@ -92,7 +92,7 @@ def note_images(config: TrainConfig, folder: RunFolder, dataset: TrainingSet, *,
 
 
 def changed_since(config: TrainConfig, folders: Sequence[RunFolder]) -> list[str]:
-    """A phrase for each finished run whose images have changed since, compared with those of a configuration.
+    """A phrase for each finished run whose images differ from those that a configuration names now.
 
     If the files have the recorded paths, sizes and modification times, nothing is read: 900 images take
     about 0.03 s. Otherwise the pixels are compared. Those of training images come from the cache if it has
@@ -131,7 +131,7 @@ def _present(config: TrainConfig, dataset: TrainingSet) -> _Images:
 
 
 def _validating(config: TrainConfig, dataset: TrainingSet) -> list[Path]:
-    """The held-out images that choose the best checkpoint, and their given LR images."""
+    """The held-out images by which the best checkpoint is chosen, and their given LR images."""
     count = config.validation.count
     return [*dataset.val_files[:count], *(dataset.val_lr_files or [])[:count]]
 

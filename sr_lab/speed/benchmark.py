@@ -10,12 +10,12 @@ import torch
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Variants measured in turn, round by round, so that a slow spell of the machine affects all of them.
+    """Variants measured in turn, round by round, so that a slow phase of the machine affects all of them.
 
     Args:
         name: First part of every key, e.g. ``loader``.
         variants: The functions to measure; each call does one run and returns its seconds or a rate.
-        figures: Turns the results of a round's variants into figures, e.g. ``{"ratio_to_png": 62.0}``.
+        figures: Turns the results of a round's variants into named values, e.g. ``{"ratio_to_png": 62.0}``.
     """
 
     name: str

@@ -32,7 +32,7 @@ BATCHES = 3  # batches in one run of a degradation
 
 
 def benchmarks(_: Path) -> list[Benchmark]:
-    """Each degradation with its published ranges compared with a step of IMDN, on the GPU if there is one.
+    """Measure each degradation, with its published ranges, against a step of IMDN, if possible on a GPU.
 
     Returns:
         ``degradation.<name>_share_of_step``: the time for a batch divided by the time for a step.

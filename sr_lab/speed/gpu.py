@@ -114,7 +114,7 @@ def _network(model: str) -> nn.Module:
 
 @dataclass(eq=False)
 class _Runs:
-    """Runs of one variant. If a run fails (no kernel, too little memory), only this variant has no figure.
+    """Runs of one variant. If a run fails (no kernel, too little memory), only this variant has no value.
 
     Args:
         prepare: Builds the function to run, at the first call.

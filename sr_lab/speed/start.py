@@ -1,4 +1,4 @@
-"""How long the user waits for the output of ``--help``, and from a command to the first training step."""
+"""How long a user waits for the output of ``--help``, and for the first step of a training command."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ _TIMEOUT = 300.0  # seconds
 
 
 def benchmarks(workspace: Path) -> list[Benchmark]:
-    """Benchmarks of commands against the imports that they cannot avoid, each in its own process.
+    """Measure commands against the imports that they need in any case; each runs in its own process.
 
     Returns:
         ``start.ratio_to_import``: from the command to the end of the first step (sample data, CPU, warm
@@ -78,9 +78,9 @@ def first_step(workspace: Path) -> float:
         finally:
             signal_group(process, KILL)
             process.wait()
-    raise RuntimeError(f"the training wrote no step: {log.read_text(encoding='utf-8')[-2000:]}")
+    raise RuntimeError(f"the training run wrote no row: {log.read_text(encoding='utf-8')[-2000:]}")
 
 
 def _environment() -> dict[str, str]:
-    """Use one thread, like the measuring process on few cores, and W&B offline, so that nothing is sent."""
+    """The environment of a command: one thread unless the caller sets another number, and W&B offline."""
     return {**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}

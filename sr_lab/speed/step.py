@@ -130,7 +130,7 @@ class Timed:
 
 @arithmetic(tf32=True, benchmark=True)  # as in conf/trainer/default.yaml
 def with_bare_loop(network: nn.Module, batches: list[PatchBatch], *, steps: int, device: str) -> float:
-    """Seconds per step of the simplest loop that computes the same, which is the reference."""
+    """Seconds per step of the reference: the simplest loop that computes the same."""
     network.to(device).train()
     loss_of = nn.L1Loss()
     optimizer = _optimizer(network.parameters())
@@ -148,7 +148,7 @@ def with_bare_loop(network: nn.Module, batches: list[PatchBatch], *, steps: int,
     return timed.seconds_a_step
 
 
-@arithmetic(tf32=True, benchmark=True)  # the Trainer would leave it on
+@arithmetic(tf32=True, benchmark=True)  # resets what the Trainer would leave switched on
 def with_trainer(
     network: nn.Module,
     batches: Iterable[PatchBatch],

@@ -71,7 +71,7 @@ def test_a_run_does_not_resume_with_images_that_were_replaced(forge, tmp_path, i
     assert ended.code == 1
     assert sentence(ended) == (
         f"dataset: 1 training image(s) have changed (1.bmp) since '{folder}' was started; restore the "
-        f"images, start from scratch with resume=never, or remove {folder}/images.json to continue with these"
+        f"images, start from scratch with resume=never, or remove {folder}/images.json to use the new images"
     )
     draw(images / "1.bmp", 1)
     moved = images.rename(tmp_path / "moved")  # the folder does not matter
@@ -94,7 +94,7 @@ def test_a_finished_run_says_that_it_was_trained_on_other_images(forge, tmp_path
     kind = "validation" if change == "validation" else "training"
     said = forge.train(folder, *of(asked)).said
     assert (
-        f"dataset: 1 {kind} image(s) have changed ({name}) since '{folder}' was trained; the figures are for "
+        f"dataset: 1 {kind} image(s) have changed ({name}) since '{folder}' was trained; the results are for "
         "the earlier images; resume=never trains on the current ones" in said.splitlines()
     )
     assert said.index("already finished") < said.index("have changed") < said.index("PSNR")

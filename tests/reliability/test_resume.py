@@ -122,7 +122,7 @@ def test_a_finished_run_names_the_sets_it_was_not_measured_on_and_the_command_th
     assert "planned_steps" not in metrics
     said = forge.train(folder, "benchmark.sets=[Tiny,Set5]").said
     assert (
-        "benchmark: this run was not measured on Set5 by rgb_uint8; run task=evaluate "
+        "benchmark: this run was not measured on Set5 with rgb_uint8; run task=evaluate "
         f"'ckpt={folder}' 'benchmark.sets=[Set5]' benchmark.protocol=rgb_uint8"
     ) in said
     assert "resume=never" not in said
@@ -148,7 +148,7 @@ def test_a_similar_unfinished_run_is_named_with_the_settings_that_differ(forge, 
     (line,) = [line for line in said.splitlines() if line.startswith("resume: ")]
     assert line == (
         f"resume: '{tmp_path}/a' stopped at step 4 and is unfinished; this run differs in seed (0 there, 1 "
-        "here), trainer.gradient_clip_val (None there, 0.5 here), so it is a new one"
+        "here), trainer.gradient_clip_val (None there, 0.5 here), so it is a new run"
     )
     said = forge.train(tmp_path / "c", "trainer.gradient_clip_val=0.5", *die(4)).said
     assert f"resume: '{tmp_path}/a' " not in said  # run b differs just as little and is newer

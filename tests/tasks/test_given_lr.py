@@ -102,7 +102,7 @@ def _command(data, camera):
         ),
         (
             ("benchmark.lr=given", "benchmark.lr_dir=[a,b]"),
-            r"got 2 folder\(s\) for 1 sets \(sample\); give one each",
+            r"must have one folder for each test set \(sample\), got 2",
         ),
     ],
 )

@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow chaos bench bench-store table costs ledger docs check lint format clean
-# Uses the first that runs, is new enough and can create an environment. To choose another: make PYTHON=...
+# The first of these that runs, is new enough and can create an environment is used. To choose: make PYTHON=...
 PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11 python
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -27,10 +27,10 @@ setup: $(STAMP) ## create .venv and install the pinned dependencies
 demo: $(STAMP) ## train a small network on photographs (3 to 7 minutes on 2 cores) and print the table
 	$(BIN)/python -m sr_lab experiment=demo
 
-# One thread for each test: more threads than cores slow small networks a hundredfold. Three tests at a time on two
-# cores, since many wait for a signal, a lock or another process.
+# One thread for each test: with more threads than cores, small networks are a hundred times slower. Three tests run
+# at a time on two cores, since many tests wait for a signal, a lock or another process.
 test test-slow chaos: export OMP_NUM_THREADS ?= 1
-# Without compiled files, each process of the tests compiles them again, which takes half a minute in all.
+# Without .pyc files, each process of the tests compiles the modules again, which takes half a minute in all.
 test test-slow chaos: export PYTHONDONTWRITEBYTECODE :=
 
 test: $(STAMP) ## run the default tests (about 6 minutes on 2 cores)
@@ -39,7 +39,7 @@ test: $(STAMP) ## run the default tests (about 6 minutes on 2 cores)
 test-slow: $(STAMP) ## run the slow tests: compilation of whole networks, learning
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder -m slow
 
-chaos: $(STAMP) ## kill runs thousands of times (takes hours) and store what was lost in experiments/reliability
+chaos: $(STAMP) ## kill runs thousands of times (hours); experiments/reliability gets a row for what was lost
 	SR_LAB_CHAOS=1 $(BIN)/python -m pytest -m slow tests/reliability
 
 bench bench-store: export OMP_NUM_THREADS ?= 1
@@ -56,7 +56,7 @@ table: $(STAMP) ## update the README's results from experiments/*/results.csv
 costs: $(STAMP) ## update the tables of data and cost in experiments/*/README.md (minutes)
 	$(BIN)/python -m sr_lab.help.costs
 
-ledger: $(STAMP) ## measure the weights in the package; fail if a figure is not the stored one
+ledger: $(STAMP) ## measure the weights in the package; fail if PSNR or SSIM differs from the stored value
 	$(BIN)/python -m pytest --quiet tests/checkpoints/test_pretrained.py
 
 docs: $(STAMP) ## build a site of the texts of --help and of experiments/ (open build/docs/site/index.html)

@@ -4,10 +4,11 @@
     python experiments/benchmarks/gpu_check.py device waits compile   some of them
     python experiments/benchmarks/gpu_check.py --device cpu           try the script itself, at small sizes
 
-Each item runs in its own process with its own time limit, and adds a line to ``--out`` when it ends: name,
-outcome (ok, failed, skipped, timed out), seconds, figures. The items' output is in the log next to it. Set5
-needs ``--data``, which has ``benchmarks/Set5/HR``, and ``--weights``, a folder of official checkpoints. The
-script can be interrupted at any time. It exits with 1 if an item failed or timed out.
+Each item runs in its own process with its own time limit, and adds a line to the file ``--out`` when it ends:
+name, outcome (ok, failed, skipped, timed out), seconds, results. The items' output is in the log next to that
+file. The item ``set5`` needs ``--data``, a folder with ``benchmarks/Set5/HR``, and ``--weights``, a folder of
+official checkpoints. The script can be interrupted at any time. It exits with 1 if an item failed or timed
+out.
 """
 
 import argparse
@@ -64,7 +65,7 @@ if __name__ != "__main__":  # an item's process, or a training run that builds a
             return super().forward(sr, hr) * (math.nan if self.calls == 5 else 1.0)
 
     class WaitsAreErrors(lightning.Callback):
-        """Makes waiting for the GPU an error in 45 of 50 steps; the record waits at every fiftieth step."""
+        """Makes waiting for the GPU an error in 45 of 50 steps; every fiftieth step writes a row and waits."""
 
         def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
             """Turn the check on or off after a step."""
@@ -76,10 +77,10 @@ if __name__ != "__main__":  # an item's process, or a training run that builds a
 class Place(NamedTuple):
     """Where an item runs."""
 
-    folder: Path  # the item's own folder; its parent has the cache that all items share
+    folder: Path  # the item's own folder, next to the cache that all items share
     device: str  # cuda or cpu
-    data: Path  # has benchmarks/Set5/HR
-    weights: Path  # has official checkpoints
+    data: Path  # folder with benchmarks/Set5/HR
+    weights: Path  # folder of official checkpoints
 
     @property
     def on_gpu(self) -> bool:
@@ -154,7 +155,7 @@ def device(place: Place) -> str:
 
 
 def switches(place: Place) -> str:
-    """Measuring uses neither TF32 nor cuDNN's trials, and leaves torch's switches as they were."""
+    """Measuring uses neither TF32 nor cuDNN's benchmark mode, and leaves torch's switches as they were."""
     backends: Any = torch.backends
     newer = (backends.cudnn.conv, backends.cuda.matmul, backends.cudnn.rnn)
 
@@ -194,7 +195,7 @@ def waits(place: Place) -> str:
 
 
 def half(place: Place, precision: str) -> str:
-    """Train in half precision with everything that touches a gradient, and with one NaN batch."""
+    """Train in half precision with everything that changes gradients, and with one batch of NaN loss."""
     if precision == "16-mixed" and not place.on_gpu:
         raise SkipTest("a CPU does not train in fp16")
     gradients = "trainer.accumulate_grad_batches=2 trainer.gradient_clip_val=1.0 ema_decay=0.9"
@@ -206,7 +207,7 @@ def half(place: Place, precision: str) -> str:
 
 
 def other_layout(place: Place) -> str:
-    """A killed run resumes in the other memory layout, and learns the same."""
+    """A killed run resumes in the other memory layout, and reaches the same PSNR."""
     whole, found = train(place, "whole", EXACT)["psnr"], []
     for first, then in (("true", "false"), ("false", "true")):
         launch(place, f"from_{first}", f"{EXACT}trainer.channels_last={first}", kill=True)
@@ -236,7 +237,7 @@ def deterministic(place: Place) -> str:
 
 
 def ddp(place: Place) -> str:
-    """With one DDP process, the table counts the folded network (GGAS and EFRDN have batch norms)."""
+    """With one DDP process, parameters are those of the folded network (GGAS and EFRDN have batch norms)."""
     network = Entry("efrdn", 2).build() if place.on_gpu else Entry("imdn", 2).build(num_feat=16, num_block=1)
     expected = num_params(fold(ggas.apply(network).eval()))
     settings = "strategy=ggas trainer=ddp trainer.devices=1 steps=4 validation.interval=4 "
@@ -325,13 +326,13 @@ def set5(place: Place) -> str:
                 values.append(protocol.measure(sr, image["hr"][None].to(where), scale)[0].item())
             psnr.append(math.fsum(values) / len(values))
         found[file.stem], worst = psnr[1], max(worst, abs(psnr[1] - psnr[0]))
-    figures = f"{worst:.0e} dB apart: " + ", ".join(f"{name} {psnr:.3f}" for name, psnr in found.items())
-    assert worst < 1e-3, figures
-    return f"at most {figures}"
+    results = f"{worst:.0e} dB apart: " + ", ".join(f"{name} {psnr:.3f}" for name, psnr in found.items())
+    assert worst < 1e-3, results
+    return f"at most {results}"
 
 
 def degradations(place: Place) -> str:
-    """Each degradation is repeatable on the device and agrees with the CPU, apart from noise."""
+    """Each degradation is repeatable on the device and, apart from noise, agrees with the CPU."""
     coarse = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255
     hr, found = torch.nn.functional.interpolate(coarse, size=128, mode="bilinear").byte(), []
     for file in sorted(Path(conf_dir(), "degradation").glob("*.yaml")):
@@ -348,7 +349,7 @@ def degradations(place: Place) -> str:
 
 @contextlib.contextmanager
 def little_memory(place: Place, megabytes: int) -> Iterator[None]:
-    """Leave this process and its child processes about this much memory."""
+    """In this context, this process and its child processes have only about so much memory."""
     if place.on_gpu:
         torch.cuda.empty_cache()
         free = torch.cuda.mem_get_info()[0] - megabytes * 2**20
@@ -379,13 +380,13 @@ def full_memory(place: Place) -> str:
     with little_memory(place, 3000):
         code, printed = launch(place, "run", "batch_size=2048 dataset.lr_patch_size=64 num_workers=0")
     sentence = printed.strip()[-300:]
-    assert code != 0, f"the training fitted into memory: {sentence}"
-    assert "error: training: the memory of" in sentence, f"no sentence: {sentence}"
+    assert code != 0, f"the training run fitted into memory: {sentence}"
+    assert "error: training: the memory of" in sentence, f"no error message: {sentence}"
     return f"{module.tiled}; {sentence[sentence.index('error') :]}"
 
 
 Check: TypeAlias = Callable[[Place], str]
-# Seconds that an item may take on a GPU, ten minutes in total; four times as many on a CPU.
+# Time limit of each item on a GPU, in seconds (ten minutes in total); on a CPU it is four times as long.
 ITEMS: dict[str, tuple[Check, float]] = {
     "device": (device, 15),
     "switches": (switches, 15),
@@ -406,7 +407,7 @@ ITEMS: dict[str, tuple[Check, float]] = {
 
 
 def run_here(name: str, place: Place, log: Path) -> None:
-    """Run an item in this process, and leave its outcome and figures in its folder."""
+    """Run an item in this process, and write its outcome and results into its folder."""
     os.setsid()
     for stream in (1, 2):
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
@@ -422,7 +423,7 @@ def run_here(name: str, place: Place, log: Path) -> None:
 
 
 def run(name: str, place: Place, log: Path, limit: float) -> tuple[str, str]:
-    """Run an item in its own process; returns its outcome and its figures."""
+    """Run an item in its own process; returns its outcome and its results."""
     place.folder.mkdir()
     process = multiprocessing.get_context("fork").Process(target=run_here, args=(name, place, log))
     process.start()
@@ -439,14 +440,14 @@ def run(name: str, place: Place, log: Path, limit: float) -> tuple[str, str]:
         return "timed out", f"limit {limit:g} s"
     if not (result := place.folder / "result").is_file():
         return "failed", f"exit code {code}; the log has more"
-    outcome, _, figures = result.read_text().partition(" ")
-    return outcome, " ".join(figures.split())[:400]
+    outcome, _, results = result.read_text().partition(" ")
+    return outcome, " ".join(results.split())[:400]
 
 
 def main() -> int:
     """Run the items that the command line names; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("items", nargs="*", help=f"default: all, which are {' '.join(ITEMS)}")
+    parser.add_argument("items", nargs="*", help=f"items to run; default: all, which are {' '.join(ITEMS)}")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--out", type=Path, default=Path("gpu_check.txt"))
     parser.add_argument("--data", type=Path, default=os.environ.get("SR_LAB_DATA", "data"))
@@ -467,9 +468,9 @@ def main() -> int:
             started = time.monotonic()
             limit = ITEMS[name][1] * (1 if args.device == "cuda" else 4)
             place = gpu_check.Place(Path(workspace, name), args.device, args.data, args.weights)
-            outcome, figures = gpu_check.run(name, place, log, limit)
+            outcome, results = gpu_check.run(name, place, log, limit)
             outcomes.add(outcome)
-            line = f"{name:13} {outcome:9} {time.monotonic() - started:6.1f} s  {figures}"
+            line = f"{name:13} {outcome:9} {time.monotonic() - started:6.1f} s  {results}"
             for file in (sys.stdout, lines):
                 print(line, file=file, flush=True)
         return 0 if outcomes <= {"ok", "skipped"} else 1

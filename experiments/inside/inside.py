@@ -1,7 +1,7 @@
 """Inside a network, from Python: upscale, compare, spectrum, residuals, attribution, errors.
 
-The notebook inside.ipynb has the same cells. They need no data and no download. For the figures of papers,
-task=analyze and task=compare do the same from the command line.
+The notebook inside.ipynb has the same cells. They need no data and no download. task=analyze and
+task=compare draw the figures of papers from the command line.
 """
 
 # %% A photograph, and its LR image as papers make it
@@ -27,7 +27,7 @@ pixels = read_image(photograph)[60:188, 120:248]
 hr = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # (1, 3, 128, 128), uint8
 lr = protocol.make_lr(hr, 2)  # (1, 3, 64, 64) in [0, 1]
 
-# %% Upscale it with bicubic and with the network that comes with sr_lab; or zoo/bsrn_x2, a run folder, a file
+# %% Upscale it with bicubic and with the network that comes with sr_lab (or zoo/bsrn_x2, a run folder, a file)
 networks = {"bicubic": Bicubic(scale=2), "quick_x2": sr_lab.load("pretrained/quick_x2")}
 with torch.inference_mode():
     results = {name: network(lr) for name, network in networks.items()}

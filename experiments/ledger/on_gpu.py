@@ -1,18 +1,18 @@
-"""Use a GPU for a stated number of minutes: measure speed, look for waits, then train the papers' networks.
+"""Use a GPU for a given number of minutes: measure speed, look for waits, then train the papers' networks.
 
     python experiments/ledger/on_gpu.py --minutes 10                      everything, in this order
-    python experiments/ledger/on_gpu.py --minutes 60 --only train         only the trainings
+    python experiments/ledger/on_gpu.py --minutes 60 --only train         only the training runs
     python experiments/ledger/on_gpu.py --minutes 3 --device cpu          try the script itself, at tiny sizes
 
 1. speed: steps and images per second of each paper's network in every precision and memory layout, and
    compiled, for at most a third of the time.
 2. waits: 1,000 steps in which waiting for the GPU is an error.
-3. train: OSFFNet, IMFM with three tails, and IMDN at their published sizes, x4, in rounds: each network is
-   trained for a few minutes and interrupted, then the next one. The same command resumes where it stopped,
-   so the script may be killed at any time, and repeated.
+3. train: OSFFNet, IMFM with three tails, and IMDN at their published sizes, x4, in turns: each network is
+   trained for 90 seconds and interrupted, then the next one. The same command resumes where it stopped, so
+   the script can be killed at any time and repeated.
 
 Everything is written below ``--out``: a log of each command, ``outputs`` with the run folders, and the
-report's page once all networks are trained. ``--data`` has ``train`` and ``benchmarks``.
+report's page once all networks are trained. ``--data`` is a folder with ``train`` and ``benchmarks``.
 """
 
 import argparse
@@ -41,8 +41,8 @@ ON_CPU = [
     *("validation.count=1", "benchmark.sets=[sample]", "num_workers=0"),
 ]
 SPEED = ["osffnet", "imfm", "imdn", "mren", "efrdn", "edsr"]
-ROUND = 90.0  # seconds of a network's turn; starting takes about 15 of them
-STOPPED = 130  # exit code of a run that Ctrl-C has ended after saving a checkpoint
+ROUND = 90.0  # seconds of a network's turn; about 15 of them are needed to start
+STOPPED = 130  # exit code of a run that has saved a checkpoint after Ctrl-C
 
 
 def run(command: Sequence[str], log: Path, seconds: float, environment: dict[str, str]) -> int:
@@ -76,7 +76,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=os.environ.get("SR_LAB_DATA", "data"))
     parser.add_argument("--out", type=Path, default=Path("ledger_gpu"))
     args = parser.parse_args()
-    # A shell's background job ignores Ctrl-C, and what it starts inherits that: no run could be stopped.
+    # A shell's background job ignores Ctrl-C, and so do its child processes: no run could be stopped.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     ends: float = time.monotonic() + 60 * args.minutes
     out, on_gpu = args.out.resolve(), args.device == "cuda"

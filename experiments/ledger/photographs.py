@@ -1,10 +1,10 @@
-"""Write each photograph of a folder at smaller sizes too, where a pixel holds more detail.
+"""Write each photograph of a folder at several smaller sizes, which have more detail per pixel.
 
     python experiments/ledger/photographs.py data/train/CC0 photographs
 
 Photographs from today's cameras are smooth from pixel to pixel; test images are not. The weights in the
-package are trained on the photographs in three of the folders that this writes: ``1`` (as they are), ``2``
-and ``3`` (half and a third as wide). ``4`` is for comparison.
+package are trained on the photographs in three of the folders that this script writes: ``1`` (full size),
+``2`` and ``3`` (half and a third of the width). ``4`` is for comparison.
 """
 
 import argparse

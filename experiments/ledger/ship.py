@@ -1,10 +1,10 @@
-"""Put trained networks into the package: half-precision weights, a card for each, and their figures.
+"""Put trained networks into the package: half-precision weights, a card for each, their PSNR and SSIM.
 
     python experiments/ledger/ship.py --runs outputs/quick/second_x2-... outputs/quick/second_x4-... \
         --photographs data/train/CC0_sources.csv
 
 Writes ``sr_lab/pretrained/quick_x<scale>.safetensors`` and ``.md``, and ``experiments/ledger/shipped.csv``,
-against which ``make ledger`` measures them again. The folder SR_LAB_DATA has Set5 and Set14.
+with which ``make ledger`` compares a new measurement. SR_LAB_DATA must have Set5 and Set14.
 """
 
 import argparse
@@ -38,7 +38,7 @@ CARD = """# {name}
 
 A small network for x{scale} that comes with sr_lab: IMDN-RTC (Hui et al., ACM MM 2019) with {width} channels
 and {depth} blocks, whose output is added to the bicubic image; {size} parameters, stored in half precision.
-Input and output: RGB in 0..1, any size, the output not clipped.
+Input and output are RGB images in 0..1 of any size; the output is not clipped.
 
     python -m sr_lab task=upscale input=photo.jpg scale={scale}
 
@@ -50,19 +50,19 @@ sr_lab.upscale("photo.jpg", sr_lab.load("pretrained/{name}")).save("large.png")
 
 ## Figures
 
-PSNR [dB] / SSIM on luma of LR images made by MATLAB's bicubic imresize (protocol `rgb_uint8`):
+PSNR [dB] / SSIM on luma, for LR images made by MATLAB's bicubic imresize (protocol `rgb_uint8`):
 
 | images | here | FSRCNN, printed | VDSR, printed |
 |---|---|---|---|
 {figures}
 
-A megapixel of the result takes {seconds} s of one core ({processor}).
+A megapixel of the result takes {seconds} s on one core ({processor}).
 
 ## Training
 
-As [experiments/ledger](../../experiments/ledger/README.md#the-weights-in-the-package) says; in the last stage
-{steps} steps at a learning rate of {rate}, code {code}, seed {seed}. The network has only seen bicubic LR
-images: it keeps noise and JPEG blocks, and does not invent detail.
+The training is described in
+[experiments/ledger](../../experiments/ledger/README.md#the-weights-in-the-package). Its last stage took {steps} steps at a learning rate of {rate}, with code {code} and seed {seed}. The network was
+trained on bicubic LR images only: it keeps noise and JPEG blocks, and does not invent detail.
 
 ## Licence
 
@@ -75,7 +75,7 @@ The weights are under sr_lab's licence, Apache-2.0. The photographs that they we
 
 
 def main() -> None:
-    """Write weights, cards and figures."""
+    """Write weights, cards, PSNR and SSIM."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--runs", nargs="+", type=Path, required=True)
     parser.add_argument("--photographs", type=Path, required=True)
@@ -89,7 +89,9 @@ def main() -> None:
         state = {key: weight.half().contiguous() for key, weight in network.state_dict().items()}
         settings = {"sr_lab": json.dumps(stored.model_dump(), sort_keys=True), "format": "pt"}
         save_file(state, shipped.FOLDER / f"{name}.safetensors", settings)
-        (shipped.FOLDER / f"{name}.safetensors").chmod(0o644)  # safetensors lets only the owner read it
+        (shipped.FOLDER / f"{name}.safetensors").chmod(
+            0o644
+        )  # safetensors lets only the owner read its files
         network = sr_lab.load(shipped.FOLDER / f"{name}.safetensors")
         figures = {set_name: measured(network, stored.scale, set_name) for set_name in SETS}
         rows += [
@@ -121,7 +123,7 @@ def measured(network: torch.nn.Module, scale: int, set_name: str) -> tuple[float
 
 @torch.inference_mode()
 def seconds_per_megapixel(network: torch.nn.Module, scale: int) -> float:
-    """CPU time of one core for a million pixels of the result."""
+    """Seconds of CPU time on one core for a million pixels of the result."""
     lr: Tensor = torch.rand(1, 3, 256, 256)
     times = []
     for _ in range(4):

@@ -1,6 +1,6 @@
 """Your own code from Python: compose, train with a plain Lightning Trainer, load a run, upscale, plot.
 
-The notebook in_python.ipynb has the same cells. Run them here, after the first command of the README.
+The notebook in_python.ipynb has the same cells. Run them in this folder, after the README's first command.
 """
 
 # %% Three photographs to train on

@@ -1,4 +1,4 @@
-"""A callback that writes down how large the weights are."""
+"""A callback that records the norm of the weights."""
 
 from pathlib import Path
 

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 
 class HalvedImages(Dataset[dict[str, Tensor]]):
-    """Patches of all PNG files of a folder, and the same patches as another program would downscale them.
+    """Patches of all PNG files of a folder, and the same patches downscaled by averaging, not by bicubic.
 
     Args:
         folder: Folder of HR images.

@@ -1,10 +1,10 @@
-"""A loss that looks at edges."""
+"""A loss on pixels and edges."""
 
 from torch import Tensor, nn
 
 
 class EdgeLoss(nn.Module):
-    """Mean absolute error of the pixels, plus that of their differences to the right and below.
+    """Mean absolute error of the pixels, plus that of the differences to the pixel at the right and below.
 
     Args:
         edges: Weight of the differences.

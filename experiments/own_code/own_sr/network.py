@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class SmallNet(nn.Module):
-    """A convolution, residual blocks, and a tail that can be exchanged.
+    """A convolution, residual blocks, and a tail that can be replaced.
 
     Args:
         scale: Upscaling factor r.

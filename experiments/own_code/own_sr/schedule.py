@@ -9,9 +9,9 @@ class Trapezoid(LambdaLR):
 
     Args:
         optimizer: Given by sr_lab.
-        steps: Length of the training.
-        rise: Share of the training in which it rises.
-        fall: Share of the training in which it falls.
+        steps: Number of steps of the training run.
+        rise: Share of the steps in which the learning rate rises.
+        fall: Share of the steps in which it falls.
     """
 
     def __init__(self, optimizer: Optimizer, *, steps: int, rise: float = 0.05, fall: float = 0.3) -> None:

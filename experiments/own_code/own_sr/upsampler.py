@@ -1,4 +1,4 @@
-"""A tail that upscales features by repeating them."""
+"""A tail with nearest-neighbour upscaling."""
 
 from torch import nn
 

@@ -65,7 +65,7 @@ if __name__ != "__main__":  # an item's process, or a training run that builds a
             return super().forward(sr, hr) * (math.nan if self.calls == 5 else 1.0)
 
     class WaitsAreErrors(lightning.Callback):
-        """Makes waiting for the GPU an error in 45 of 50 steps; every fiftieth step writes a row and waits."""
+        """Makes waiting for the GPU an error in 45 of 50 steps; each fiftieth writes a row and waits."""
 
         def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
             """Turn the check on or off after a step."""

@@ -27,7 +27,7 @@ pixels = read_image(photograph)[60:188, 120:248]
 hr = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # (1, 3, 128, 128), uint8
 lr = protocol.make_lr(hr, 2)  # (1, 3, 64, 64) in [0, 1]
 
-# %% Upscale it with bicubic and with the network that comes with sr_lab (or zoo/bsrn_x2, a run folder, a file)
+# %% Upscale it with bicubic and the network that comes with sr_lab (or zoo/bsrn_x2, a run folder, a file)
 networks = {"bicubic": Bicubic(scale=2), "quick_x2": sr_lab.load("pretrained/quick_x2")}
 with torch.inference_mode():
     results = {name: network(lr) for name, network in networks.items()}

@@ -62,8 +62,8 @@ A megapixel of the result takes {seconds} s on one core ({processor}).
 
 The training is described in
 [experiments/ledger](../../experiments/ledger/README.md#the-weights-in-the-package). Its last stage took
-{steps} steps at a learning rate of {rate}, with code {code} and seed {seed}. The network was trained on bicubic LR
-images only: it keeps noise and JPEG blocks, and does not invent detail.
+{steps} steps at a learning rate of {rate}, with code {code} and seed {seed}. The network was trained on bicubic
+LR images only: it keeps noise and JPEG blocks, and does not invent detail.
 
 ## Licence
 

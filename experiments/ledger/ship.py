@@ -48,7 +48,7 @@ import sr_lab
 sr_lab.upscale("photo.jpg", sr_lab.load("pretrained/{name}")).save("large.png")
 ```
 
-## Figures
+## PSNR and SSIM
 
 PSNR [dB] / SSIM on luma, for LR images made by MATLAB's bicubic imresize (protocol `rgb_uint8`):
 
@@ -62,8 +62,8 @@ A megapixel of the result takes {seconds} s on one core ({processor}).
 
 The training is described in
 [experiments/ledger](../../experiments/ledger/README.md#the-weights-in-the-package). Its last stage took
-{steps} steps at a learning rate of {rate}, with code {code} and seed {seed}. The network was trained on bicubic
-LR images only: it keeps noise and JPEG blocks, and does not invent detail.
+{steps} steps at a learning rate of {rate}, with code {code} and seed {seed}. The network was trained on
+bicubic LR images only: it keeps noise and JPEG blocks, and does not invent detail.
 
 ## Licence
 

@@ -17,7 +17,7 @@ from sr_lab import files
 from sr_lab.help import option, source
 
 _FLAGS = ("--shell-completion", "-sc")
-# Where `=` separates words, as it does by default, bash replaces only what follows the last one.
+# Where `=` separates words, as it does by default, bash replaces only what follows the last `=`.
 _BASH = """\
 _sr_lab() {
     local line=${COMP_LINE:0:COMP_POINT} run=(sr-lab) word
@@ -66,7 +66,7 @@ _SCRIPTS = {
 
 
 def answered() -> bool:
-    """Whether the command line asks for completion in bash or zsh, which is then printed."""
+    """Print the answer if the command line asks for completion in bash or zsh; return whether it does."""
     if len(sys.argv) != 3 or sys.argv[1] not in _FLAGS:
         return False
     if script := _SCRIPTS.get(sys.argv[2]):
@@ -86,7 +86,7 @@ def candidates(words: Sequence[str], word: str) -> list[str]:
 
     Args:
         words: The words before it, without the name of the program.
-        word: What has been typed of the last word.
+        word: The typed part of the last word.
     """
     places = [files.conf_dir(), *_config_dirs(words)]
     groups = option.groups(places)
@@ -162,7 +162,7 @@ def _split(group: str, base: str) -> tuple[str, str]:
 
 
 def _add(tree: dict[str, object], places: Sequence[Path], group: str, name: str) -> None:
-    """Add the settings of an option, and of those that it is built on."""
+    """Add the settings of an option, and of the options that it is built on."""
     found = option.find(places, group, name)
     if found is None:
         return

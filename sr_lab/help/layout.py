@@ -31,7 +31,7 @@ def is_markdown() -> bool:
 
 
 def markdown(lines: Sequence[str]) -> str:
-    """A page from lines that were made `as_markdown`; lines without indentation are its headings."""
+    """A page from lines that were made within `as_markdown`; lines without indentation are its headings."""
     found: list[str] = []
     for line in lines:
         if line.startswith(_BODY):

@@ -143,7 +143,7 @@ def _base(node: ast.ImportFrom, module: str) -> str:
 def _constructor(
     module: str, node: ast.ClassDef | ast.FunctionDef, depth: int = 0
 ) -> tuple[str, ast.FunctionDef] | None:
-    """The function whose arguments a class takes, which a base class may define, and its module."""
+    """The function whose arguments a class takes (it may be inherited), and the function's module."""
     if isinstance(node, ast.FunctionDef):
         return module, node
     for child in node.body:
@@ -170,7 +170,7 @@ def _inherited(module: str, node: ast.ClassDef | ast.FunctionDef, depth: int = 0
 
 
 def _docstring(tree: ast.Module, node: ast.ClassDef | ast.FunctionDef) -> str:
-    """The docstring, which torch assigns to ``__doc__`` of some classes."""
+    """The docstring; for some classes, torch assigns it to ``__doc__``."""
     if (own := ast.get_docstring(node)) is not None:
         return own
     for statement in tree.body:

@@ -22,7 +22,7 @@ from sr_lab.run_folder import RunFolder
 from sr_lab.zoo import published
 
 
-@functools.lru_cache(maxsize=1)  # called for the name of the folder, and by the job
+@functools.lru_cache(maxsize=1)  # called once for the folder's name and once by the job
 def complete(config: Config, overrides: tuple[str, ...]) -> Config:
     """The configuration, completed with the parts of its identity that are not settings.
 

@@ -321,7 +321,7 @@ class _Queue(sweep.Queue):
         self.make = make
         self.overrides = overrides
         begun = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        self._begun = deque(Trial(study, trial._trial_id) for trial in begun)  # left by an interrupted search
+        self._begun = deque(Trial(study, trial._trial_id) for trial in begun)  # by an interrupted search
         self._complete = False
         if self.settings.retry_failed:
             self._retry()

@@ -1,4 +1,4 @@
-"""The queue of a multirun: it runs the jobs that Hydra expands, one process each, ``sweep.jobs`` at a time.
+"""The queue of a multirun: it runs each of Hydra's jobs in its own process, ``sweep.jobs`` at a time.
 
 Hydra's basic launcher runs all jobs in one process, where they would share a CUDA context, W&B's global run
 and a random state, and where Lightning's DDP children would replay ``-m``.

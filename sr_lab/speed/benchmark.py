@@ -58,7 +58,7 @@ def measure(
         ran: Called back with ``<benchmark>.<variant>`` after every run, for a progress bar.
 
     Returns:
-        ``<name>.<figure>`` -> its spread over the rounds, in the order of the benchmarks. A figure that is
+        ``<name>.<figure>`` -> its spread over the rounds, in the order of the benchmarks. A value that is
         missing in a round because a variant failed is left out.
     """
     spreads: dict[str, Spread] = {}

@@ -87,7 +87,7 @@ def forms(precisions: Sequence[Precision], *, compile: bool) -> list[Form]:
 
 
 def benchmarks(workspace: Path, device: str = "cuda") -> list[Benchmark]:
-    """Training, latency of one image and waiting for data, for each network; empty without a GPU.
+    """For each network: training, latency of one image and waiting for data; empty without a GPU.
 
     A variant is built and compiled at its first call.
 

@@ -127,7 +127,7 @@ def test_a_finished_run_names_the_sets_it_was_not_measured_on_and_the_command_th
     ) in said
     assert "resume=never" not in said
     said = forge.train(folder, "benchmark.lr=given").said
-    assert "on Tiny by rgb_uint8 on given LR; run " in said
+    assert "on Tiny with rgb_uint8 on given LR; run " in said
     given = f"benchmark.protocol=rgb_uint8 benchmark.lr=given 'paths.data_dir={forge.folder}/data'"
     assert said.rstrip().endswith(given)
 

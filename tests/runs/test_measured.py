@@ -56,9 +56,9 @@ def finished(place: Path, *more: str) -> RunFolder:
     [
         ((), None, ""),
         ((), "LR/X2", ""),  # these are not used
-        ((), "HR", "not measured on the current images of Two by rgb_uint8; run task=evaluate"),
+        ((), "HR", "not measured on the current images of Two with rgb_uint8; run task=evaluate"),
         (("benchmark.lr=given",), None, ""),
-        (("benchmark.lr=given",), "LR/X2", "the current images of Two by rgb_uint8 on given LR;"),
+        (("benchmark.lr=given",), "LR/X2", "the current images of Two with rgb_uint8 on given LR;"),
     ],
 )
 def test_a_finished_run_says_whether_it_was_measured_on_the_current_images(place, more, edited, says):

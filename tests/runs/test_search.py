@@ -363,7 +363,7 @@ def test_a_broken_study_is_reported(search, folder):
     (folder / "study.db").write_bytes(b"no database" * 1000)
     code, said = search("a")[:2]
     assert code == 2
-    assert re.search(r"study\.db' cannot be used .*; remove it", said)
+    assert re.search(r"study\.db' cannot be used .*; remove the file", said)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def __getattr__(name: str) -> object:
 def command() -> None:
     """The installed command ``sr-lab``, the same as ``python -m sr_lab``.
 
-    It becomes that module, since a run starts its other processes from the module that runs.
+    It runs that module as ``__main__``, from which a run starts its other processes.
     """
     import os
     import runpy

@@ -55,10 +55,10 @@ class CommandLine:
     # Training runs of a multirun; each gets its own process.
     queue: list[sweep.Job] = field(default_factory=list)
     searched: list[int] = field(default_factory=list)  # exit codes of searches
-    # Other jobs of a multirun, which run in this process, each with Hydra's configuration of it.
+    # Other jobs of a multirun, which run in this process, each with its Hydra settings.
     others: list[tuple[sweep.Planned, HydraConf | None]] = field(default_factory=list)
     planned: list[PlanConfig] = field(default_factory=list)  # the jobs of task=plan
-    # Overrides and options of the first of them.
+    # Overrides and chosen options of the first planned job.
     chosen: tuple[list[str], dict[str, str]] = field(default_factory=lambda: ([], {}))
     elsewhere: list[launchers.Outcome] = field(default_factory=list)  # jobs that another launcher ran
     errors: list[Exception] = field(default_factory=list)
@@ -107,7 +107,9 @@ class CommandLine:
             self.task = config.task
             if isinstance(config, PlanConfig):
                 if elsewhere:
-                    raise ConfigError("hydra/launcher: task=plan runs here, without a launcher; leave it out")
+                    raise ConfigError(
+                        "hydra/launcher: task=plan runs without a launcher; leave hydra/launcher out"
+                    )
                 if not self.planned:
                     self.chosen = overrides, dict(hydra_node.runtime.choices)
                 self.planned.append(config)
@@ -182,7 +184,7 @@ def _help(composed: DictConfig, hydra_node: HydraConf) -> str:
 
 
 def _complete(config: Config, overrides: tuple[str, ...]) -> Config:
-    """Add to the configuration what identifies it besides its settings."""
+    """Add to the configuration what identifies the run in addition to its settings."""
     if isinstance(config, PlanConfig):  # images may be missing
         return config
     validates = isinstance(config, TrainConfig) and (config.validation.sets or config.validation_images)
@@ -202,7 +204,7 @@ def _after(task: str) -> str:
         return "finished images are kept, and the same command upscales the others"
     if task == "evaluate":
         how = " without resume=never" if "resume=never" in sys.argv else ""
-        return f"the figures so far are kept, and the same command{how} measures the other images"
+        return f"the values measured so far are kept, and the same command{how} measures the other images"
     return f"task={task} did not finish; start the same command again"
 
 
@@ -260,9 +262,9 @@ def main() -> int:
 
 
 def _end_at_once() -> None:
-    """Collect no garbage at exit; for all of torch that takes seconds, and Slurm does not wait.
+    """Collect no garbage at exit; with torch loaded it takes seconds, and Slurm does not wait.
 
-    Triton, which is installed with torch for GPUs, would print a page about all that is left.
+    Triton, which is installed with torch for GPUs, would print a page about objects that still exist.
     """
     gc.freeze()
     with contextlib.suppress(OSError, ValueError):  # stderr may be closed

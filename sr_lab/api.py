@@ -112,18 +112,18 @@ def export(
     """Write a network in formats that other programs open, with a model card, as ``task=export`` does.
 
     Args:
-        model: What `load` takes, or a network. A network alone does not reveal its settings, so it is not
-            written as ``safetensors``, and its card says nothing about its origin.
+        model: What `load` takes, or a network. The settings of a network alone are unknown, so it is
+            not written as ``safetensors``, and its card says nothing about its origin.
         output: Folder of the files, ``imdn_x4.onnx`` and so on, and of the card ``imdn_x4.md``.
         format: ``onnx``, ``pt2``, ``safetensors``, ``official``, or several.
-        name: Name of the files; ``None`` for network and scale.
+        name: Name of the files; ``None``: network and scale, as in ``imdn_x4``.
         scale: Upscaling factor; needed for a checkpoint that fits several scales.
-        size: Fixed height and width of the LR image; ``None`` for any number and size.
+        size: Fixed height and width of the LR image; ``None`` for a dynamic batch and size.
         dtype: Type of an ONNX graph.
         overwrite: Replace files of these names.
         allow: Your own packages whose classes a checkpoint may name.
-        note: Called with a sentence about what the weights do not reveal, and for each format that failed
-            while others were written. The default issues a warning.
+        note: Called with a sentence about what the weights do not determine, such as the scale, and for each
+            format that failed while others were written. The default issues a warning.
 
     Returns:
         The files, and last the card.
@@ -180,21 +180,21 @@ def upscale(
 
     Args:
         image: A file; a Pillow image (grey or colour; transparency is kept and upscaled bicubically); an
-            array ``(H, W)`` or ``(H, W, 3)`` of uint8, uint16 or floats in [0, 1]; or a floating tensor
-            ``(C, H, W)`` or ``(N, C, H, W)`` in [0, 1] with 1 or 3 channels.
+            array ``(H, W)`` or ``(H, W, 3)`` of uint8, uint16 or floats in [0, 1]; or a floating-point
+            tensor ``(C, H, W)`` or ``(N, C, H, W)`` in [0, 1] with 1 or 3 channels.
         model: The network; its device is used. It stays unchanged: a folded copy runs where that is faster,
             and is cached until the weights or modules of the network change.
         tile: See `sr_lab.inference.tiling.Tiled`; ``model`` may also be a `Tiled`.
         progress: Called with the finished share of the image after each tile; not called for a tensor.
-        note: Called with a sentence if the result has a lower bit depth than the image, since Pillow has only
-            8-bit colours, or lacks its colour profile. The default issues a warning.
+        note: Called with a sentence if the result has a lower bit depth than the image (Pillow has only 8-bit
+            colours), or lacks the image's colour profile. The default issues a warning.
 
     Returns:
         An image of the same kind, ``scale`` times as large, with integers rounded half up; for a file, a
         Pillow image.
 
     Raises:
-        DataError: The image is of none of these kinds.
+        DataError: The image is of none of these kinds, or has values outside [0, 1].
         ConfigError: The tile is too small for the network.
     """
     if not isinstance(model, nn.Module):
@@ -222,7 +222,7 @@ def upscale(
     what = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
     raise DataError(
         f"upscale: cannot upscale {what}; allowed: a file, a Pillow image, an array (H, W) or (H, W, 3), "
-        "a floating tensor (C, H, W) or (N, C, H, W) with 1 or 3 channels"
+        "a floating-point tensor (C, H, W) or (N, C, H, W) with 1 or 3 channels"
     )
 
 
@@ -253,7 +253,7 @@ def _check_range(lowest: float, highest: float) -> None:
     """Refuse values outside of [0, 1], and NaN, which fails every comparison."""
     if not (lowest >= -1e-3 and highest <= 1 + 1e-3):
         raise DataError(
-            f"upscale: floating images have values in [0, 1], got {lowest:g} to {highest:g}; "
+            f"upscale: floating-point images have values in [0, 1], got {lowest:g} to {highest:g}; "
             "divide 8-bit values by 255"
         )
 
@@ -281,7 +281,7 @@ def _pillow(
     if picture.colours.dtype == np.uint16:
         return _with_profile(Image.fromarray(pictures.whole(picture.colours, model, progress)), profile)
     if is_deep or image.mode.startswith("I;16"):
-        note("16 bits become 8: Pillow has 16 only for opaque grey images; pass an array to keep all 16")
+        note("16 bits become 8: Pillow supports 16 only for opaque grey images; pass an array to keep all 16")
     size = image.width * model.scale, image.height * model.scale
     sr = Image.new("L" if picture.colours.ndim == 2 else "RGB", size)
     for (rows, columns), part in pictures.parts(pictures.seen(picture), model, progress):

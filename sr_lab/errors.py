@@ -17,7 +17,7 @@ class SRLabError(ValueError):
     """An error that the user can fix; the command line prints it without a traceback and exits with 2."""
 
     def __str__(self) -> str:
-        """The message without control characters, since it may name what is in a stranger's file."""
+        """The message without control characters, since it may quote an untrusted file."""
         return printable(super().__str__())
 
 

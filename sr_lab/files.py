@@ -1,7 +1,7 @@
-"""Files that are written whole or not at all, and read with limits.
+"""Writes files whole or not at all, and reads them with limits.
 
-A file may come from a stranger (a downloaded run folder, a configuration to try), so its size and depth are
-limited, and no text in it can control a terminal or break a page.
+A file may be untrusted (in a downloaded run folder, or a configuration to try), so its size and depth are
+limited, and characters that control a terminal or break a page are escaped.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MAX_BYTES = 64 * 2**20  # the record of a million steps takes about 10 MiB
 MAX_YAML_BYTES = 2**20
 _MAX_NODES, _MAX_DEPTH = 100_000, 50
-_MAX_VALUES = 10_000  # of a container that is small
+_MAX_VALUES = 10_000  # of a container that `is_small` accepts
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -212,7 +212,7 @@ def texts(value: object) -> Iterator[str]:
 
 
 def is_small(value: object) -> bool:
-    """Whether a container expands to few values; a container that contains itself has too many."""
+    """Whether a container has few values on all its levels; one that contains itself has too many."""
     waiting, count = [value], 0
     while waiting and count <= _MAX_VALUES:
         current = waiting.pop()
@@ -228,7 +228,7 @@ _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?inf|nan", re.ASCI
 
 
 def number(text: object) -> float:
-    """Parse a number as programs write it, else return NaN; ``float`` accepts ``3_0`` and Arabic digits."""
+    """Parse a number in the usual notation, else return NaN; ``float`` would also accept ``3_0``."""
     text = str(text).strip()
     return float(text) if _NUMBER.fullmatch(text) else math.nan
 

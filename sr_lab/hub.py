@@ -62,7 +62,7 @@ class HubNetwork(nn.Module, ModelHubMixin):
     Args:
         network: The network with its weights.
         described: Its settings.
-        sections: What the card says about its origin, training and figures: title -> lines.
+        sections: What the card says about the network's origin, training and results: title -> lines.
 
     Shape:
         lr ``(N, C, H, W)`` in [0, 1] -> sr ``(N, C, rH, rW)``, not clamped.
@@ -98,7 +98,7 @@ class HubNetwork(nn.Module, ModelHubMixin):
         allow: Sequence[str] = (),
         note: Callable[[str], object] = _warn,
     ) -> Self:
-        """Read a network; nothing in its files runs code, whoever has written them.
+        """Read a network; no code in its files is run, so they may be untrusted.
 
         Args:
             pretrained_model_name_or_path: A folder from `save_pretrained`; a run folder, checkpoint file or
@@ -109,14 +109,14 @@ class HubNetwork(nn.Module, ModelHubMixin):
             local_files_only: Use only what is in the cache.
             revision: Branch, tag or commit.
             allow: Your own packages whose classes ``config.json`` may name.
-            note: Called with a sentence about what the weights do not reveal.
+            note: Called with a sentence about what the weights do not determine, such as the scale.
 
         Returns:
             The network in evaluation mode.
 
         Raises:
             CheckpointError: A file is missing, damaged, or does not fit the network.
-            ConfigError: ``config.json`` describes no network, or one that may not be built.
+            ConfigError: ``config.json`` describes no network, or one that is not allowed.
         """
         given = str(pretrained_model_name_or_path)
         here = Path(given).expanduser()
@@ -139,7 +139,8 @@ class HubNetwork(nn.Module, ModelHubMixin):
             except Exception as error:  # the Hub's own classes, and those of its HTTP client
                 why = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
                 raise CheckpointError(
-                    f"hub: there is no file or folder '{given}', and no such repository was fetched: {why}"
+                    f"hub: there is no file or folder '{given}', and the repository of this name could not "
+                    f"be fetched: {why}"
                 ) from error
         checkpoint = open_checkpoint(str(weights), "hub", note)
         if config.is_file():
@@ -167,7 +168,7 @@ class HubNetwork(nn.Module, ModelHubMixin):
         files.write(save_directory / _CONFIG, json.dumps(record, indent=2, sort_keys=True) + "\n")
 
     def generate_model_card(self, *args: object, **kwargs: object) -> ModelCard:
-        """The model card: network, origin, training, figures, and how to load the weights."""
+        """The model card: network, origin, training, results, and how to load the weights."""
         exported = as_safetensors(self.network, self.described.model_dump())
         card = model_card(
             name_of(self.described),

@@ -32,8 +32,8 @@ class Protocol:
             point, one channel (``luma``); or an 8-bit RGB LR image comes with the HR image (``given``).
         border: How `imresize` extends the HR image beyond its edges.
         grey: A file with one channel counts as an RGB image with equal channels (``rgb``), or its values
-            0..255 are the luma (``luma``). In the studio range, ``rgb`` gives 1.32 dB more.
-        reproduces: Whose published figures it reproduces; empty if unknown.
+            0..255 are the luma (``luma``). In the studio range, ``rgb`` gives a PSNR 1.32 dB higher.
+        reproduces: Whose published PSNR and SSIM it reproduces; empty if unknown.
 
     Raises:
         ConfigError: A field has a value that is not listed, or ``colour`` is RGB with a luma LR image.
@@ -101,7 +101,7 @@ class Protocol:
 
     @property
     def settings(self) -> "Protocol":
-        """This protocol without its name; protocols with equal settings give the same figures."""
+        """This protocol without its name; protocols with equal settings give the same PSNR and SSIM."""
         return replace(self, name="", reproduces="")
 
     def on_given_lr(self) -> "Protocol":
@@ -109,7 +109,7 @@ class Protocol:
         return replace(self, name=f"{self.name} on given LR", lr_source="given", reproduces="")
 
     def check_network(self, colour: NetworkColour) -> None:
-        """Check that this protocol can feed and measure a network.
+        """Check that this protocol has LR images for a network and can measure its results.
 
         Args:
             colour: What the network takes and returns: ``rgb``, ``y``, or ``any`` (follows the protocol).
@@ -249,7 +249,7 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 def variants(protocol: Protocol, *, colour: NetworkColour = "any") -> list[tuple[str, Protocol]]:
-    """The other conventions in use, to show which figures they would give.
+    """The other conventions in use, to show which PSNR and SSIM they would give.
 
     Args:
         protocol: The protocol of the measurement.
@@ -279,7 +279,7 @@ def variants(protocol: Protocol, *, colour: NetworkColour = "any") -> list[tuple
         ("LR from double RGB", replace(protocol, lr_source="double")),
         (f"LR with {other_border} border", replace(protocol, border=other_border)),
     ]
-    if protocol.lr_source == "given":  # given images have no border
+    if protocol.lr_source == "given":  # no border was used for given images
         changed = [(label, other) for label, other in changed if other.border == protocol.border]
     named = {other.settings: other for other in PROTOCOLS.values()}
     found = {protocol.settings: changed[0]}

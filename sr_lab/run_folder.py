@@ -4,7 +4,7 @@ config.yaml   resolved configuration            metrics.json  results, written l
 metrics.csv   the record, flushed row by row    failed.txt    traceback, or why no attempt began
 log.txt       output, when several jobs run     images.json   which images it was trained on
 identity.json what identifies the run, written when it begins
-figures.<process>.json   figures of the images that an unfinished evaluation has measured
+figures.<process>.json   values that an unfinished evaluation has measured so far
 pruned.txt    why a search ended the run early  images/       example images
 checkpoints/{last,previous,best}.ckpt           wandb/
 checkpoints.old/   checkpoints of the attempt before resume=never, until the new attempt has saved
@@ -35,7 +35,7 @@ from sr_lab.system.unix import at_once, locked, not_elsewhere
 from sr_lab.zoo import published, shipped
 
 _STARTED_BY = ".begun"
-_LOG_OF_WANDB = "wandb/*/logs/debug-core.log"  # W&B's link into its cache, through which nothing writes
+_LOG_OF_WANDB = "wandb/*/logs/debug-core.log"  # W&B's link into its cache; nothing is written through it
 
 State: TypeAlias = Literal["finished", "running", "failed", "pruned", "interrupted", "waiting"]
 
@@ -51,7 +51,7 @@ class RunFolder:
         self.failed = path / "failed.txt"  # exists if the last attempt failed or could not begin
         self.pruned = path / "pruned.txt"  # removed by the next attempt
         self.log = path / "log.txt"
-        self.lock = path / ".lock"  # locked by the running process; says when the last attempt began
+        self.lock = path / ".lock"  # locked by the running process; has the time when the last attempt began
         self.checkpoints = path / "checkpoints"
         self.earlier = path / "checkpoints.old"
         self.identity = path / "identity.json"
@@ -65,7 +65,7 @@ class RunFolder:
 
     @property
     def refused(self) -> bool:
-        """Whether the last start failed before its attempt began, which leaves no traceback."""
+        """Whether the last start failed before its attempt began; such a failure has no traceback."""
         if not self.failed.is_file():
             return False
         return not self.failed.read_text(encoding="utf-8", errors="replace").startswith("Traceback")
@@ -103,7 +103,7 @@ class RunFolder:
         return "interrupted" if self.lock.exists() else "waiting"
 
     def has_begun(self) -> bool:
-        """Whether any attempt has left files."""
+        """Whether any attempt has written files."""
         return any(path.exists() for path in (self.lock, self.metrics, self.checkpoints))
 
     def is_finished(self) -> bool:
@@ -145,11 +145,11 @@ class RunFolder:
         files.write(self.config, text)
 
     def figures(self, process: int) -> Path:
-        """Where a process of an evaluation keeps its figures until the run is finished."""
+        """Where a process of an evaluation keeps the values it has measured until the run is finished."""
         return self.path / f"figures.{process}.json"
 
     def kept_figures(self) -> list[Path]:
-        """The figures that the processes of an earlier attempt have kept."""
+        """The files with the values that the processes of an earlier attempt have kept."""
         return sorted(self.path.glob("figures.*.json"))
 
     def write_metrics(self, values: Mapping[str, object]) -> None:
@@ -167,13 +167,13 @@ class RunFolder:
 
     @contextlib.contextmanager
     def attempt(self, *, wait: Callable[[], object] | None = None) -> Iterator[bool]:
-        """One attempt at the run: it keeps other processes out, and leaves a traceback if it fails.
+        """One attempt at the run: it keeps other processes out, and writes a traceback if it fails.
 
         Args:
             wait: Called once if another process is running in the folder; the attempt then waits for it.
 
         Yields:
-            Whether there is nothing left to do, since that process has written the results.
+            Whether nothing remains to be done, since that process has written the results.
 
         Raises:
             ConfigError: Another process is running in the folder, and there is no ``wait``.
@@ -232,14 +232,15 @@ class RunFolder:
             yield lock
 
     def refuse_links(self) -> None:
-        """Refuse links and pipes, which in a stranger's folder could redirect the run's output anywhere.
+        """Refuse links and pipes, which in an untrusted folder could redirect the run's output anywhere.
 
         Raises:
             ConfigError: The folder is a link, contains one that leads out of it, or contains a pipe.
         """
         if self.path.is_symlink():
             raise ConfigError(
-                f"{self.path}: is a link, and the run would write into the folder it points to; remove it"
+                f"{self.path}: is a link, and the run would write into the folder it points to; "
+                "remove the link"
             )
         for path in (self.lock, self.record, self.log):
             if path.is_fifo():
@@ -327,10 +328,12 @@ def read_index(parent: Path) -> list[Listed]:
         raise ConfigError(f"{path}: cannot be read ({error}); remove it and start the sweep again") from error
     for job in listed:
         if not isinstance(job.folder, str) or job.folder in ("", "..") or Path(job.folder).name != job.folder:
-            raise ConfigError(f"{path}: names a folder that is not next to it, got {job.folder!r}; remove it")
+            raise ConfigError(
+                f"{path}: names a folder that is not next to it, got {job.folder!r}; remove the file"
+            )
         texts = [job.label or "", *job.overrides] if isinstance(job.overrides, list) else [None]
         if not all(isinstance(text, str) for text in texts):
-            raise ConfigError(f"{path}: has a job whose label or overrides are not text; remove it")
+            raise ConfigError(f"{path}: has a job whose label or overrides are not strings; remove the file")
     return listed
 
 

@@ -81,7 +81,7 @@ REST = {
     [
         (json.dumps({"model": {"_target_": "os.system", "command": "true"}, **REST}), r"os\.system"),
         (json.dumps({"model": {"_target_": "subprocess.Popen", "args": ["true"]}, **REST}), r"subprocess"),
-        (json.dumps({"network": 1, "described": 2, **REST}), "does not say which network it holds"),
+        (json.dumps({"network": 1, "described": 2, **REST}), "has no complete description of its network"),
         ("[1]", "does not describe a network"),
         ("[" * 100_000, "cannot be read"),
         ("", "cannot be read"),

@@ -115,7 +115,7 @@ def say_scale(
     asked: int | None,
     note: Callable[[str], object],
 ) -> None:
-    """Say where the scale comes from if the weights leave it open, and whether the file's name disagrees.
+    """Say where the scale comes from if the weights do not determine it, or if the file's name disagrees.
 
     Args:
         checkpoint: The file.
@@ -153,8 +153,8 @@ def _misfit(checkpoint: Checkpoint, compared: Sequence[tuple[Entry, Likeness]], 
     if like.names < _ALIKE:
         first = ", ".join(list(checkpoint.state)[:3])
         return CheckpointError(
-            f"{key}: '{checkpoint.path}' fits no network of conf/model and resembles none of ours: at most "
-            f"{like.num_shared} of its {len(checkpoint.state)} names are known ({first}, ...); "
+            f"{key}: '{checkpoint.path}' fits no network of conf/model and resembles none of ours: none "
+            f"has more than {like.num_shared} of its {len(checkpoint.state)} names ({first}, ...); "
             f"build the network and load the weights yourself{unknown}"
         )
     try:

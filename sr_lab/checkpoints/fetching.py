@@ -1,4 +1,4 @@
-"""Downloading published weights once, and checking them each time before they are opened."""
+"""Downloads published weights once, and checks them each time before they are opened."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ MIRROR = "SR_LAB_ZOO"  # address or folder of a copy, in which files have the pa
 
 
 def provide(entry: Published, key: str, note: Callable[[str], object]) -> Path:
-    """The file of published weights, downloaded if not in the cache; processes may ask at the same time.
+    """The file of published weights, downloaded if not cached; several processes may ask for it at once.
 
     Args:
         entry: The weights.

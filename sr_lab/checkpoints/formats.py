@@ -1,4 +1,4 @@
-"""Tell the kind of a checkpoint file from its bytes: its name may lie, and a download may have failed."""
+"""Detects the kind of a checkpoint file by its bytes: its name may be wrong, or a download have failed."""
 
 import zipfile
 from pathlib import Path
@@ -9,7 +9,7 @@ _ALLOWED = "give a PyTorch or safetensors file, or VDSR's .mat"
 _AGAIN = "download or copy it again"
 # First bytes of files that are not checkpoints, what such a file is, and what to do.
 _FOREIGN = (
-    (b"version https://git-lfs", f"is a pointer of Git LFS, not the weights; {_AGAIN}, with git lfs pull"),
+    (b"version https://git-lfs", f"is a Git LFS pointer, not the weights; {_AGAIN}, with git lfs pull"),
     (b"<", f"is a web page, not the file that was asked for; {_AGAIN}"),
     (b"\x1f\x8b", "is compressed with gzip; unpack it first"),
     (b"BZh", "is compressed with bzip2; unpack it first"),
@@ -80,7 +80,7 @@ def _wrong_with_zip(file: Path, tail: bytes) -> str:
 
 
 def is_text(file: Path) -> bool:
-    """Whether a file begins like a text, such as a README or a configuration."""
+    """Whether a file begins with text, like a README or a configuration."""
     with file.open("rb") as opened:
         begin = opened.read(512)
     text = begin.decode(errors="ignore")  # the last character may be cut

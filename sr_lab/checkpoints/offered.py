@@ -44,12 +44,12 @@ def offered(
     Args:
         ckpts: What the user named, as for `open_stored`; opened now, so that a mistake shows at once.
         scale_of: The scale of an opened network.
-        note: Called with a sentence about what the weights do not reveal.
+        note: Called with a sentence about what the weights do not determine, such as the scale.
         allow: Packages that the command line trusts in addition to ours.
 
     Raises:
         CheckpointError: A checkpoint cannot be opened, or fits no network or several.
-        ConfigError: A checkpoint names a network that may not be built.
+        ConfigError: A checkpoint names a network that is not allowed.
     """
     found: dict[tuple[str, int], Offered] = {}
 

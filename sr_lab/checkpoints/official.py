@@ -21,7 +21,7 @@ _SWINIR_PATCH = 64  # LR pixels of the patches on which the authors trained
 def official_weights(network: nn.Module) -> dict[str, Tensor] | None:
     """The weights under the authors' names and in their value range; ``None`` if there are no such names.
 
-    Includes the constants that the authors' code keeps among the weights and ours computes: the frozen
+    Includes the constants that the authors' code keeps among the weights and that ours computes: the frozen
     convolutions of DIV2K's mean, SPAN's folded convolutions, and SwinIR's positions and masks.
     """
     state = network.state_dict()
@@ -69,7 +69,7 @@ def _folded_too(network: nn.Module) -> Mapping[str, Tensor]:
 
 
 def _windows(network: nn.Module) -> Mapping[str, Tensor]:
-    """Positions and masks of SwinIR's windows, the masks for the authors' patches."""
+    """Positions and masks of SwinIR's windows; the masks are for the size of the authors' patches."""
     found = {}
     for name, layer in network.named_modules():
         if isinstance(layer, swinir_light.STL):

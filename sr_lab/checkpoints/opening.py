@@ -1,4 +1,4 @@
-"""Opening a network with its weights by path or name, for the command line and for Python."""
+"""Opens a network with its weights, given a path or a name, for the command line and for Python."""
 
 import contextlib
 import threading
@@ -47,7 +47,7 @@ def as_large_as(checkpoint: Checkpoint, key: str = "ckpt") -> Iterator[None]:
     the folded form has one, hence the factor.
 
     Raises:
-        CheckpointError: The network has more weights.
+        CheckpointError: The network is that much larger.
     """
     most = 100 + 20 * len(checkpoint.state)
     numbers = 10**6 + 20 * sum(value.numel() for value in checkpoint.state.values())
@@ -86,11 +86,11 @@ def describe(
         scale: The scale that the user asked for, ``None`` for the file's own scale.
         key: The setting that names the file, for error messages.
         allow: Packages that the command line trusts in addition to ours.
-        note: Called with a sentence about what the weights do not reveal.
+        note: Called with a sentence about what the weights do not determine, such as the scale.
 
     Raises:
         CheckpointError: The checkpoint fits no network, or several.
-        ConfigError: The checkpoint names a network that may not be built, or has a different scale.
+        ConfigError: The checkpoint names a network that is not allowed, or has a different scale.
     """
     if checkpoint.record is not None:
         stored = stored_network(checkpoint.record, str(checkpoint.path), allow)
@@ -112,7 +112,7 @@ def open_network(path_or_name: str, scale: int | None, note: Note, allow: Sequen
     Args:
         path_or_name: See `sr_lab.load`.
         scale: See `sr_lab.load`.
-        note: Called with a sentence about what the weights do not reveal.
+        note: Called with a sentence about what the weights do not determine, such as the scale.
         allow: See `sr_lab.load`.
 
     Raises:
@@ -158,8 +158,8 @@ def open_configured(
 
     Args:
         config: The composed configuration; a checkpoint's own record replaces its network.
-        overrides: Overrides of the command line, which may not contradict the checkpoint.
-        note: Called with a sentence about what the weights do not reveal.
+        overrides: Overrides of the command line, which must not contradict the checkpoint.
+        note: Called with a sentence about what the weights do not determine, such as the scale.
 
     Raises:
         CheckpointError: The checkpoint cannot be opened, does not fit, or fits several networks.

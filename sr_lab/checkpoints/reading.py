@@ -1,4 +1,4 @@
-"""Opening checkpoints: a run folder, our own Lightning checkpoint, safetensors, or an author's own file.
+"""Reads the weights in checkpoint files: our own Lightning checkpoints, safetensors, or an author's own file.
 
 Nothing that is opened here can run code: pickles go through ``weights_only`` and are refused if they need
 more.
@@ -37,10 +37,11 @@ _FOLDER = 0x10  # attribute of a folder in an archive; torch would ignore its co
 # MATLAB's format: two types of elements, two classes of arrays, a flag, and NumPy's names for numbers.
 _MATRIX, _PACKED, _CELLS, _STRUCT, _COMPLEX = 14, 15, 1, 2, 8
 _MATLAB_TYPES = {1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8"}
-_MATLAB_FLOATS = {6: "f8", 7: "f4"}  # stored as one of these types, integers if they fit
+_MATLAB_FLOATS = {6: "f8", 7: "f4"}  # classes of floating-point arrays; the file may store integers
 _MAX_MATLAB = 64 * 2**20  # VDSR, the only network published in this format, has 3 MiB
-# Keys under which authors put their state dicts, in the order of search: averaged weights are the published
-# ones. Other programs write "<key>.<name>" instead, since safetensors has no nested dicts.
+# Keys under which authors put their state dicts, in the order of search: averaged weights come first, since
+# they are the published ones. Other programs write "<key>.<name>" instead, as safetensors has no nested
+# dicts.
 _WRAPPERS = (
     *("params_ema", "params-ema", "ema", "model_ema", "ema_model", "generator_ema", "g_ema"),
     *("ema_state_dict", "state_dict_ema", "params", "state_dict", "model_state_dict", "model_state", "model"),
@@ -77,11 +78,12 @@ def open_checkpoint(
     Args:
         path: Run folder, file, or name of published weights (``zoo/rlfn_x4``), which are downloaded.
         key: The setting that names it, for error messages.
-        note: Called with a sentence before a download, and if the file stores its weights in half precision.
+        note: Called with a sentence before a download, and if the file has several sets of weights or stores
+            them in half precision.
 
     Raises:
         CheckpointError: The file is missing, damaged, would have to run code, or contains no weights.
-        FaultError: The disk cannot read it.
+        FaultError: The file cannot be read because of a disk fault.
     """
     weights = published.named(path, key)
     file = checkpoint_file(path, key) if weights is None else fetching.provide(weights, key, note)
@@ -93,7 +95,7 @@ def open_checkpoint(
             key.removeprefix(_NETWORK): value for key, value in named.items() if key.startswith(_NETWORK)
         }
         if not all(map(is_plain, state.values())):
-            raise CheckpointError(f"{key}: '{file}' holds no state dict of weights; give a file that does")
+            raise CheckpointError(f"{key}: '{file}' holds no state dict of weights; give a file with one")
         _say_precision(file, state, note)
         return Checkpoint(file, state, record)
     for _ in range(_MAX_WRAPPERS):
@@ -108,7 +110,7 @@ def open_checkpoint(
             note(f"{several}; {first} is used, not {' or '.join(others)}")
         content = content[sets[0]]
     if not _is_state(content):
-        raise CheckpointError(f"{key}: '{file}' holds no state dict of weights; give a file that does")
+        raise CheckpointError(f"{key}: '{file}' holds no state dict of weights; give a file with one")
     state = {str(name): value for name, value in content.items()}
     if len(state) < len(content):
         raise CheckpointError(
@@ -128,7 +130,7 @@ def _sets_of_weights(content: object, seen: set[int] | None = None, depth: int =
 
     Args:
         content: What a file holds.
-        seen: The dicts that were looked into; a pickle may contain itself, and one dict a million times.
+        seen: The dicts already searched; a dict in a pickle may contain itself, or another a million times.
         depth: How deep to look.
     """
     if not isinstance(content, dict) or "param_groups" in content:  # an optimizer has tensors too
@@ -146,7 +148,7 @@ def _sets_of_weights(content: object, seen: set[int] | None = None, depth: int =
 
 def _say_precision(file: Path, state: Mapping[str, Tensor], note: Callable[[str], object]) -> None:
     """Say that weights were rounded to half precision or lower when they were saved."""
-    if file.parent == shipped.FOLDER:  # the figures in their cards are for the rounded weights
+    if file.parent == shipped.FOLDER:  # the PSNR and SSIM in their cards are for the rounded weights
         return
     rounded = [value.dtype for value in state.values() if value.is_floating_point() and value.itemsize < 4]
     if rounded:
@@ -175,14 +177,14 @@ def _read(file: Path, key: str) -> Any:
             return content
     except CheckpointError:
         raise
-    except Exception as error:  # damaged files fail in many ways, and each means the same to the user
+    except Exception as error:  # reading a damaged file fails in many ways, which all mean the same
         # A failing disk says nothing about the file; EINVAL comes from positions in a damaged file.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise FaultError(
                 f"{key}: cannot read '{file}': {error.strerror}; "
                 "correct that and start again, or use another file"
             ) from error
-        needs = re.search(r"GLOBAL ([\w.]+)", str(error))  # torch names what a pickle asks for
+        needs = re.search(r"GLOBAL ([\w.]+)", str(error))  # the name that a pickle asks for
         kind = type(error).__name__
         what = f"is damaged, or opening it would run code, so it is refused ({kind})"
         if needs:
@@ -202,7 +204,7 @@ def _read(file: Path, key: str) -> Any:
 
 
 def _safetensors(file: Path) -> dict[str, Any]:
-    """Weights by name; those of an exported network like our own checkpoint, with its record."""
+    """Weights by name; a file from ``task=export`` is returned in the form of our own checkpoints."""
     with safetensors.safe_open(file, "pt") as opened:
         record = (opened.metadata() or {}).get("sr_lab")
     state: dict[str, Any] = safetensors.torch.load_file(file)
@@ -228,7 +230,7 @@ def _only_weights() -> Iterator[None]:
 def _check_zip(file: Path, key: str) -> None:
     """Refuse an archive that is damaged, or that torch did not write.
 
-    Every entry of what ``torch.save`` writes has a CRC, which reveals a flipped bit, a hole or a missing end;
+    Every entry of what ``torch.save`` writes has a CRC, which detects a flipped bit, a hole or a missing end;
     torch itself does not check it. Older pickles without an archive (``.pth`` before torch 1.6) and
     safetensors have no CRC, so only damage to the structure is noticed, not a changed number. torch stores
     each entry once and uncompressed; an archive with duplicate names, folders or absurd sizes is refused.
@@ -280,7 +282,7 @@ def _matlab_state(file: Path, key: str) -> dict[str, Tensor]:
         names = ", ".join(files.printable(name) for name in content)
         raise CheckpointError(
             f"{key}: '{file}' has no struct 'model' of cell arrays, got {names}; "
-            "allowed in MATLAB's format: VDSR's, with its weight and bias; save the rest as a state dict"
+            "allowed in MATLAB's format: VDSR's file, with weight and bias; save others as a state dict"
         )
     return {
         f"{field}.{index}": torch.from_numpy(array.copy())

@@ -37,7 +37,7 @@ def _named_as_ours(network: nn.Module, forms: Forms, state: Mapping[str, Tensor]
 
 
 def _without_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights without the usual prefixes, and without one that all names share (``sr_model.``)."""
+    """The weights without the usual prefixes, and without a prefix that all names share (``sr_model.``)."""
     bare = without_prefix(state, WRAPPER_PREFIXES + TRAINER_PREFIXES)
     parts = [name.split(".")[:-1] for name in bare]
     shared = itertools.takewhile(lambda level: len(set(level)) == 1, zip(*parts, strict=False))
@@ -127,13 +127,13 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, *, key: str = "ckpt
 # What to do about a checkpoint with only one kind of problem.
 _REMEDIES = {
     "missing": "set model and scale to those of the checkpoint, or use a complete file",
-    "unexpected": "remove from the file what is unexpected, or build the network that has it",
+    "unexpected": "remove the unexpected weights from the file, or build the network that has them",
     "of another type or not finite": "use another copy of the file",
 }
 
 
 def _is_usable(value: Tensor, own: Tensor) -> bool:
-    """Whether values are finite and of the network's kind; torch converts complex and integer ones."""
+    """Whether values are finite and of the network's kind; torch would convert complex and integer values."""
     same_kind = not value.is_complex() and value.is_floating_point() == own.is_floating_point()
     return same_kind and bool(torch.isfinite(value.to(own.dtype)).all())
 

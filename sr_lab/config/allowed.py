@@ -20,9 +20,9 @@ class Slot:
         classes: Library classes that it accepts.
         nested: Names of slots; an argument may contain a description (a ``_target_``) that fits one of them.
         supplied: Arguments that our code passes; a configuration may not set them.
-        stored: Whether a checkpoint may describe it.
-        factory: Whether our code builds it later, so that a description needs ``_partial_: true``.
-        own_base: Base class of classes from packages that the user trusts, if ``base`` asks for more.
+        stored: Whether a checkpoint may fill the slot.
+        factory: Whether our code builds the object later, so that its description needs ``_partial_: true``.
+        own_base: Base class of classes from packages that the user trusts; empty if it is ``base``.
     """
 
     place: str
@@ -45,7 +45,7 @@ def _named(package: str, names: str) -> tuple[str, ...]:
     return tuple(f"{package}.{name}" for name in names.split())
 
 
-# For the user's own networks; none of our networks takes a layer.
+# For the user's own networks; none of our networks takes a layer as an argument.
 _LAYERS = _named(
     "torch.nn",
     "BatchNorm2d Conv2d Dropout Dropout2d ELU GELU GroupNorm Hardsigmoid Hardswish Identity InstanceNorm2d "
@@ -76,7 +76,7 @@ SLOTS = {
             "ConstantLR CosineAnnealingLR CosineAnnealingWarmRestarts CyclicLR ExponentialLR LinearLR "
             "MultiStepLR OneCycleLR PolynomialLR ReduceLROnPlateau SequentialLR StepLR",
         ),
-        nested=("schedule",),  # they get the optimizer too
+        nested=("schedule",),  # the schedules inside a SequentialLR get the optimizer too
         supplied=("optimizer",),
         factory=True,
     ),
@@ -120,7 +120,7 @@ SLOTS = {
             # only the budget shortens a training run, since the table shows the budget
             *("fast_dev_run", "limit_train_batches", "limit_val_batches", "limit_test_batches"),
             *("overfit_batches", "max_time", "min_steps", "min_epochs", "barebones"),
-            # without effect: checkpoints are always saved, and there is one endless epoch and no prediction
+            # no effect: checkpoints are always saved, and there is one endless epoch and no prediction
             *("enable_checkpointing", "reload_dataloaders_every_n_epochs", "limit_predict_batches"),
             "enable_autolog_hparams",
         ),
@@ -153,23 +153,23 @@ SLOTS = {
 # Groups whose options describe an object.
 DESCRIBED = {slot.place.partition(".")[0] for slot in SLOTS.values() if slot.place}
 
-# Lightning's callbacks that do not fit an endless stream of samples and an exact resume, with what to use.
+# Lightning's callbacks that do not work with one endless epoch or an exact resume, and what to use instead.
 INSTEAD = {
     "StochasticWeightAveraging": "its average is not tested and cannot be resumed; use ema_decay=0.999",
-    "LearningRateFinder": "it trains before the run starts, which a resumed run would not repeat; compare "
+    "LearningRateFinder": "it trains before the run starts, and a resumed run would not repeat that; compare "
     "values with -m learning_rate=1e-4,2e-4,5e-4 budget.max_steps=2000, or use hparams_search=optuna",
-    "BatchSizeFinder": "batch_size is part of the recipe, and its result would depend on the memory of the "
-    "device; if memory is short, keep batch_size and set trainer.accumulate_grad_batches=2",
-    "GradientAccumulationScheduler": "it changes at epochs, but the training is one endless epoch, and "
+    "BatchSizeFinder": "batch_size is part of the recipe, and the size that it finds depends on the memory "
+    "of the device; if memory is short, keep batch_size and set trainer.accumulate_grad_batches=2",
+    "GradientAccumulationScheduler": "it acts at epochs, but a run is one endless epoch, and "
     "batch_size is the total; set trainer.accumulate_grad_batches=2",
-    "BackboneFinetuning": "it unfreezes at an epoch, but the training is one endless epoch; train with "
+    "BackboneFinetuning": "it unfreezes at an epoch, but a run is one endless epoch; train with "
     "freeze=[head,body], then continue with all weights: init_ckpt=<run folder>",
-    "BaseFinetuning": "it freezes and unfreezes at epochs, but the training is one endless epoch; train with "
+    "BaseFinetuning": "it freezes and unfreezes at epochs, but a run is one endless epoch; train with "
     "freeze=[<names of parameters>], then continue with all weights: init_ckpt=<run folder>",
 }
 
-# Names that classes with ``**kwargs`` accept in addition to their named parameters, or that our code may
-# not supply for them (`Slot.supplied`).
+# Names that classes with ``**kwargs`` accept in addition to their named parameters, or that a configuration
+# may set although `Slot.supplied` lists them.
 KEYWORDS = {
     "lightning.pytorch.loggers.WandbLogger": ("entity", "group", "name", "notes", "tags"),
     "lightning.pytorch.loggers.TensorBoardLogger": ("flush_secs", "max_queue"),

@@ -1,12 +1,13 @@
-"""The code of the classes that a run names: a digest of each module that computes its numbers.
+"""The code behind the classes that a run names: a digest of each module that computes its results.
 
-This covers the module of each class and every module that it imports, even indirectly or inside
-functions: the user's own code, and sr_lab's packages that compute. Python's library and installed packages do
-not count (``metrics.json`` records their versions), unless the user trusts them with ``allow``.
+The digests cover the module of each class and every module that it imports, even indirectly or inside
+functions, if they are the user's own code or sr_lab's packages that compute. Python's library and installed
+packages do not count (``metrics.json`` records the versions of packages), except those that the user trusts
+with ``allow``.
 
 Comments, docstrings, formatting, imports for type checkers and error messages make no difference, so an
-upgrade that leaves a network alone does not start a new run. Not covered: modules imported under a computed
-name, what an ``__init__.py`` does apart from defining what is imported from it, and data files.
+upgrade that does not change a network's code does not start a new run. Not covered: modules imported under a
+computed name, what an ``__init__.py`` does apart from defining what is imported from it, and data files.
 """
 
 import ast
@@ -25,13 +26,14 @@ from typing import NamedTuple
 from sr_lab.config import targets
 from sr_lab.errors import ConfigError
 
-# Our packages that compute numbers. The others (errors, files, reports, the training loop) are identified by
+# Our packages that compute results. The others (errors, files, reports, the training loop) are identified by
 # the recorded commit.
 _COMPUTE = {"models", "layers", "upsamplers", "strategies", "ops", "losses", "datasets", "degradations"}
-# The packages that measure a network, and where that begins.
+# The packages that take part in measuring a network, and the modules whose imports are followed.
 _MEASURE = _COMPUTE | {"protocol", "metrics", "inference", "training"}
 _MEASURING = ("sr_lab.training.lit_module", "sr_lab.inference.backends")
-# Their versions are recorded; they do not count even when they are built from source or allowed.
+# The versions of these libraries are recorded; their code does not count, even if they are built from source
+# or listed in ``allow``.
 _LIBRARIES = {"torch", "torchvision", "lightning", "torchmetrics", "kornia", "numpy", "scipy", "PIL"}
 _INSTALLED = {"site-packages", "dist-packages"}
 # These modules move pixels without changing them.
@@ -142,7 +144,7 @@ def _origin(
         if base is None or not _counts(base, trusted, packages):
             inside = f"{module}.{name}"
             return [inside if name not in read.bound and _spec(inside) is not None else module]
-        module = base  # an __init__.py that only re-exports the name would bring in all its imports
+        module = base  # all imports of an __init__.py that only re-exports the name would count
     return [module]
 
 
@@ -200,7 +202,7 @@ def _of_file(path: str, package: str, version: tuple[int, int]) -> _Module:
 def _parsed(source: str | bytes, package: str) -> _Module:
     """Parse a module; its relative imports start from ``package``."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Python versions warn of different things
+        warnings.simplefilter("ignore")  # Python versions warn about different things
         tree = _Bare().visit(ast.parse(source))
     imports: set[tuple[str, str | None]] = set()
     for node in ast.walk(tree):

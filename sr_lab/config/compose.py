@@ -1,4 +1,4 @@
-"""From composed YAML to checked, typed values: budgets and rows.
+"""Checks composed YAML and turns it into typed values; applies rows and budgets.
 
 Hydra composes, `load` validates, and only typed values are passed on: the layers below ``tasks/`` never see
 a DictConfig.
@@ -60,12 +60,12 @@ def load(
 ) -> Config:
     """Validate a composed configuration before anything is built.
 
-    Hydra asks for the run folder before the job starts, and both need the configuration, so a second call
-    with the same composition returns the same object.
+    Hydra asks for the run folder before it starts the job. Both steps need the configuration, so a second
+    call with the same composition returns the same object.
 
     Args:
         composed: The configuration that Hydra composed; its ``hydra`` node is ignored.
-        overrides: The overrides of the command line, which name the run and may trust packages.
+        overrides: The overrides of the command line; they name the run, and only they may set some keys.
         choices: The chosen option of each group (``hydra.runtime.choices``).
 
     Raises:
@@ -112,20 +112,22 @@ def _load(composition: _Composition) -> Config:
         raise ConfigError(_sentence(error, schema, str(node.task))) from error
     if config.hparams_search is not None and not isinstance(config, TrainConfig):
         raise ConfigError(
-            f"hparams_search: searches training runs only, got task={config.task}; leave it out"
+            f"hparams_search: searches training runs only, got task={config.task}; leave hparams_search out"
         )
     for group in ("model", "dataset", "degradation"):
         own = getattr(config, group).get("scale", config.scale)
         if own != config.scale:
             raise ConfigError(
-                f"{group}.scale: follows scale, which is {config.scale}, got {own}; set scale={own} instead"
+                f"{group}.scale: must equal scale, which is {config.scale}, got {own}; "
+                f"set scale={own} instead"
             )
     if builds:
         untrusted.check_targets(config)
     return config
 
 
-# Groups whose options are named objects, so that Hydra can merge several; it would also merge others.
+# Groups of which several options may be chosen, since each gives its objects names. Hydra would merge several
+# options of any other group too.
 _NAMED = ("logger", "callbacks")
 
 
@@ -191,7 +193,7 @@ def _with_row(
 ) -> tuple[DictConfig, Mapping[str, str], list[str]]:
     """Compose the job again with the overrides of its row in ``rows``, if it has one.
 
-    They are applied before the overrides of the command line, which therefore win.
+    The row's overrides are applied before those of the command line, which therefore win.
 
     Returns:
         The composition, with ``row_label`` in place of ``row`` and ``rows``; the chosen option of each group;
@@ -224,7 +226,7 @@ def _with_row(
 
 
 def _typed(composed: DictConfig, overrides: Sequence[str]) -> list[str]:
-    """The overrides that the user typed; in a multirun, Hydra adds the axes that an experiment's file has."""
+    """The overrides that the user typed, without the axes that Hydra adds from a file in a multirun."""
     if "hydra" not in composed and not HydraConfig.initialized():
         return list(overrides)
     node = composed.hydra if "hydra" in composed else HydraConfig.get()
@@ -340,8 +342,8 @@ _LIMITS = {
 def _apply_budget(node: DictConfig, typed: Sequence[str]) -> None:
     """Apply the budget's limits to the recipe, in place; doing it twice changes nothing.
 
-    A typed value wins: it removes the limit. The recipe's value is kept in ``recipe``, so that the run can
-    say what was changed, and a shortened run still goes through its whole schedule.
+    A typed value wins: it removes the limit. The recipe's value is kept in ``recipe``, so that the
+    change can be reported. A shortened run still goes through its whole schedule.
 
     Raises:
         ConfigError: There is no budget, or the command line sets both a limit and a value above it.
@@ -384,7 +386,7 @@ def to_yaml(config: Config) -> str:
     """The resolved configuration, from which the run can be started again."""
     left_out = {"allow", *(unused(config.task) if isinstance(config, EvaluateConfig) else ())}
     values = config.model_dump(exclude=left_out) | {"allow": []}
-    own = own_paths(resolve=False)  # where to write depends on the machine, and a file may not say it
+    own = own_paths(resolve=False)  # where to write depends on the machine, and a file may not set it
     values["paths"] |= {name: own[name] for name in ("output_dir", "cache_dir")}
     if "cache_dir" in values.get("dataset", {}):
         values["dataset"]["cache_dir"] = "${paths.cache_dir}"

@@ -31,8 +31,8 @@ from sr_lab.config.overrides import is_address, is_set, key_of, only_typed
 from sr_lab.errors import ConfigError
 from sr_lab.files import conf_dir as conf_dir
 
-# Hydra's defaults, for every configuration. Hydra writes no files of its own, since links in a stranger's
-# folder could redirect them.
+# Our defaults for Hydra, in every configuration. They keep Hydra from writing files of its own, since links
+# in an untrusted folder could redirect them.
 _OPTIONS = {
     "launcher": "basic",
     "sweeper": "basic",
@@ -82,7 +82,8 @@ def guarded(composed: Callable[[DictConfig], object] = lambda _: None) -> Iterat
     @functools.wraps(load)
     def placed(loader: ConfigLoaderImpl, default: ResultDefault, *rest: Any, **named: Any) -> ConfigResult:
         result = load(loader, default, *rest, **named)
-        # `bounded` reads Hydra's options from its packages only; other options may still name them.
+        # `bounded` reads Hydra's options only from Hydra's packages, so they need no check, unless another
+        # option names them.
         is_hydras = str(default.config_path).startswith("hydra/")
         if not is_hydras or default.parent not in ("<root>", "hydra/config"):
             check_node(str(default.config_path), result.config)
@@ -91,7 +92,7 @@ def guarded(composed: Callable[[DictConfig], object] = lambda _: None) -> Iterat
     def bounded(
         source: ConfigSource, read: Callable[[ConfigSource, str], ConfigResult], config_path: str
     ) -> ConfigResult:
-        # Any file could be read and its values uploaded, or its interpolations resolved without a check.
+        # Any other file could be read: its values could be uploaded, its interpolations resolved unchecked.
         if config_path.startswith("/") or ".." in config_path.split("/"):
             raise ConfigError(
                 f"'{config_path}': is not below a folder that is searched; choose an option there"
@@ -100,7 +101,7 @@ def guarded(composed: Callable[[DictConfig], object] = lambda _: None) -> Iterat
             return read(source, config_path)
         path = Path(source.path, config_path.removesuffix(".yaml") + ".yaml")
         if config_path.startswith("hydra/"):
-            raise ConfigError(f"{path}: a file may not contain options of Hydra; remove this one")
+            raise ConfigError(f"{path}: a file may not contain options of Hydra; remove this file")
         if path.is_file():
             folder = Path(source.path).resolve()
             if not path.resolve().is_relative_to(folder) and folder != conf_dir():  # installers link ours
@@ -144,7 +145,7 @@ def answer_help(answer: Callable[[DictConfig, HydraConf], str]) -> None:
     def get_help(program: Hydra, help_cfg: DictConfig, cfg: DictConfig, *rest: Any, **named: Any) -> str:
         if OmegaConf.get_type(help_cfg) is HelpConf:
             return answer(cfg, HydraConfig.get())
-        # --hydra-help lists names of files, which may be a stranger's.
+        # --hydra-help lists the names of files, which may be untrusted.
         return files.printable(hydras(program, help_cfg, cfg, *rest, **named))
 
     Hydra.get_help = get_help  # type: ignore[method-assign, assignment]
@@ -207,7 +208,7 @@ def check_packages(places: Sequence[str], overrides: Sequence[str]) -> None:
             )
 
 
-# What a file may set in Hydra's node besides its mode.
+# The keys of Hydra's node that a file may set, in addition to its mode.
 _OF_FILES = ("hydra.help.", "hydra.sweeper.params.")
 
 
@@ -237,7 +238,7 @@ def check_node(option: str, content: Container) -> None:
 
 
 def check_hydra(node: DictConfig, overrides: Sequence[str]) -> None:
-    """Refuse options of Hydra that a file has chosen, and whatever could run code or set what must be typed.
+    """Refuse options of Hydra that a file chose, and settings that could run code or that must be typed.
 
     Raises:
         ConfigError: The message names the setting.

@@ -1,4 +1,4 @@
-"""The identity of a run, a hash of everything that changes its results: the same command resumes the run."""
+"""The identity of a run, a hash of everything that changes its results; the same command resumes the run."""
 
 import atexit
 import contextlib
@@ -90,7 +90,7 @@ def _of_task(config: Config) -> Node:
     if isinstance(config, PicturedConfig):
         own = type(config).model_fields.keys() - Config.model_fields.keys() - {"output", "overwrite"}
         return config.model_dump(include={"task", "scale", *own}) | {"protocol": config.benchmark.protocol}
-    if not has_run_folder(config):  # only tells the jobs of one multirun apart
+    if not has_run_folder(config):  # its identity only tells the jobs of a multirun apart
         return config.model_dump(exclude=unused(config.task))
     if isinstance(config, BenchmarkConfig):
         return {"task": config.task, "only": sorted(config.only)}
@@ -119,7 +119,7 @@ def _of_task(config: Config) -> Node:
 
 def _machine(config: ComplexityConfig) -> Node:
     """The devices that time and memory are measured on: always a CPU, and a GPU if the run uses one."""
-    # Only this task's figures depend on the machine. They are always measured eagerly, in exact float32.
+    # Only this task's results depend on the machine. They are always measured in eager mode, in float32.
     import torch
 
     from sr_lab.system.devices import device_name, has_gpu, processor
@@ -149,7 +149,7 @@ def _of_training(config: TrainConfig) -> Node:
     # On a GPU, use the requested precision: a run may resume on a GPU with a different native precision.
     asked, accelerator = config.trainer.precision, config.trainer.accelerator
     values["precision"] = asked if has_gpu(accelerator) else resolve_precision(asked, accelerator)
-    if config.trainer.float32_matmul_precision != "high":  # left out like the default tile
+    if config.trainer.float32_matmul_precision != "high":  # left out by default, to keep older hashes valid
         values["float32_matmul_precision"] = config.trainer.float32_matmul_precision
     # The best checkpoint depends on the protocol and on the images that choose it.
     if config.benchmark.protocol != "rgb_uint8":
@@ -232,7 +232,7 @@ def _of_choices(config: Config) -> dict[str, str]:
                 if isinstance(choice, str) and "." not in key:
                     described = compose.option(key, choice)
             for name in code.named(described):
-                # Importing a module runs it, so its package must be one that may be named.
+                # Importing a module runs it, so only modules of packages that may be named are imported.
                 if any(name.startswith(f"{room}.") for room in rooms):
                     with contextlib.suppress(ImportError, AttributeError, ConfigError):
                         found |= code.digests({"_target_": name}, config.allow)
@@ -240,7 +240,7 @@ def _of_choices(config: Config) -> dict[str, str]:
 
 
 def _content(key: str, path: str | None) -> str | None:
-    """SHA-256 of a checkpoint, since its name says nothing about its weights."""
+    """SHA-256 of a checkpoint, since its name does not identify its weights."""
     if path is None:
         return None
     if (weights := published.named(path, key)) is not None:
@@ -276,7 +276,7 @@ def _images(setting: str, path: str) -> str:
 
 
 def folder_name(config: Config, parent: Path) -> str:
-    """``<run_name>-<hash8>``; a run or search that has a folder with another name keeps it."""
+    """``<run_name>-<hash8>``; a run or search whose folder has another name keeps that folder."""
     run = known(config)
     digest = hash8(run.values)
     if existing := sorted(parent.glob(f"*-{digest}")):
@@ -298,7 +298,7 @@ def _load(root: DictConfig) -> Config:
 
 
 def _named_folder(config: Config) -> str | None:
-    """The folder that the settings of a task name, ``None`` if the task writes a run folder."""
+    """The folder that a task's settings name; ``None`` for a task that writes a run folder."""
     if isinstance(config, ReadingConfig):
         return config.runs
     if isinstance(config, UpscaleConfig):
@@ -334,9 +334,10 @@ def sweep_dir(*, _root_: DictConfig) -> str:
     """Resolver of ``hydra.sweep.dir``: the jobs of an experiment share one folder.
 
     Raises:
-        ConfigError: A file says where to write; Hydra writes here before the configuration is loaded.
+        ConfigError: A file sets where to write, which only the command line may do. This is checked here,
+            since Hydra writes into the folder before the configuration is loaded.
     """
-    if _root_.task == "plan":  # Hydra writes into it, and a plan leaves no files
+    if _root_.task == "plan":  # Hydra writes into it, and a plan must leave no files behind
         return _nowhere()
     paths = typing.cast(Node, OmegaConf.to_container(_root_.paths, resolve=True))
     untrusted.settled({"paths": paths}, compose.own_paths(), given_to(_root_.hydra))
@@ -400,20 +401,20 @@ def lr_side(hr_side: int, scale: int) -> int:
 
 
 def share(steps: int, part: float) -> int:
-    """Resolver that gives part of the steps, at least one; it shrinks when a budget shortens the training."""
+    """Resolver that gives a share of the number of steps, at least 1; a budget shortens both."""
     return max(1, round(steps * part))
 
 
 def rest(steps: int, begin: int) -> int:
-    """Resolver that gives the steps after the first ``begin`` ones.
+    """Resolver that gives the number of steps after the first ``begin`` steps.
 
     Raises:
-        ConfigError: The training ends before step ``begin``.
+        ConfigError: The training run has no steps after the first ``begin``.
     """
     if begin >= steps:
         raise ConfigError(
-            f"schedule: the warm-up takes {begin} steps and the training only {steps}; set "
-            "schedule.scheduler.milestones=[...] to fewer steps, or leave it out"
+            f"schedule: the warm-up takes {begin} steps, but the training run has only {steps}; "
+            "set fewer with schedule.scheduler.milestones=[...], or leave that setting out"
         )
     return steps - begin
 
@@ -422,7 +423,7 @@ def register_resolvers(complete: Complete | None = None) -> None:
     """Register these resolvers, which ``conf/`` uses.
 
     Args:
-        complete: Adds to a configuration those parts of its identity that only higher packages can find out:
+        complete: Adds to a configuration those parts of its identity that only higher packages can determine:
             an evaluation's network and images, and the images that a training run validates on.
     """
     _complete[:] = [] if complete is None else [complete]

@@ -19,7 +19,7 @@ from sr_lab.files import conf_dir
 def explain(error: Exception) -> str | None:
     """An error as one sentence: ours unchanged, Hydra's and OmegaConf's reworded, ``None`` for any other."""
     said = _reworded(error)
-    return None if said is None else files.printable(said)  # it may name a stranger's file
+    return None if said is None else files.printable(said)  # it may name an untrusted file
 
 
 def _reworded(error: Exception) -> str | None:
@@ -84,7 +84,7 @@ def _groups() -> list[str]:
 
 
 def _no_option(group: str, given: str, found: Sequence[str]) -> str:
-    """The message about an option that a group does not have; in sub-folders, it lists the nearest."""
+    """The message about an option that a group does not have; it lists one sub-folder, if one is meant."""
     options = sorted({*found, *naming.options(group)})
     near = did_you_mean(given, options)
     if group in DESCRIBED and not difflib.get_close_matches(given.lower(), options, n=1, cutoff=0.7):
@@ -106,7 +106,7 @@ def _several_values(key: str, value: str) -> str:
         return f"{key}: takes one option, got {bare}; for a sweep write -m {key}={bare}"
     return (
         f"{key}: got several values, {bare}; for a sweep write -m {key}={value}, "
-        f"for a list '{key}=[{bare}]', for one text with a comma \"{key}='{bare}'\""
+        f"for a list '{key}=[{bare}]', for one string with a comma \"{key}='{bare}'\""
     )
 
 
@@ -115,7 +115,7 @@ def _unknown_key(key: str, value: str, task: str) -> str:
 
     Args:
         key: The key.
-        value: Its value, if Hydra says it.
+        value: Its value, or an empty string if Hydra's error does not quote it.
         task: The chosen task.
     """
     groups = _groups()
@@ -138,7 +138,7 @@ def _unknown_key(key: str, value: str, task: str) -> str:
         if isinstance(found, DictConfig):
             known.update(str(name) for name in found if name not in ("defaults", "_target_"))
     if rest in known:
-        return f"{key}: the chosen option of '{top}' has no such setting; choose another option, or drop it"
+        return f"{key}: the chosen option of '{top}' has no such setting; choose another, or leave {key} out"
     add = f"; write +{key} to add an argument of its class" if top in DESCRIBED else ""
     return f"{key}: there is no such setting in '{top}'{add}{naming.instead(key, known)}"
 
@@ -191,15 +191,15 @@ def unknown_setting(key: str, task: str, known: Iterable[str], what: str = "sett
     """
     has = _HAS_INSTEAD.get(task, {})
     if owners := [
-        f"task={name}" for name in naming.options("task") if _says(conf_dir() / f"task/{name}.yaml", key)
+        f"task={name}" for name in naming.options("task") if _sets(conf_dir() / f"task/{name}.yaml", key)
     ]:
-        here = f", which has {has[key]}" if key in has else ""
-        return f"{key}: is a setting of {' and '.join(owners)}, and this is task={task}{here}; drop it"
+        use = f"use {has[key]} instead" if key in has else f"leave {key} out"
+        return f"{key}: is a setting of {' and '.join(owners)}, and this is task={task}; {use}"
     if name := naming.ours(key):
         name = has.get(name, name)
         return f"{key}: there is no such setting; use '{name}' instead"
     places = [
-        group.name for group in sorted(conf_dir().iterdir()) if any(_says(o, key) for o in group.glob("*"))
+        group.name for group in sorted(conf_dir().iterdir()) if any(_sets(o, key) for o in group.glob("*"))
     ]
     if places:
         return (
@@ -210,7 +210,7 @@ def unknown_setting(key: str, task: str, known: Iterable[str], what: str = "sett
     return f"{key}: there is no such {what}; allowed: {', '.join(listed)}{near}"
 
 
-def _says(path: Path, key: str) -> bool:
+def _sets(path: Path, key: str) -> bool:
     """Whether a file of ``conf/`` sets a key at its top level."""
     return (
         path.is_file()

@@ -1,7 +1,7 @@
-"""What the user probably meant by a setting or a class that does not exist.
+"""Suggests what the user meant by a setting or a class that does not exist.
 
-Settings may have the names that other frameworks give them: BasicSR, traiNNer-redux,
-lightning-hydra-template, scripts.
+The names that other frameworks and scripts give to our settings are known here (BasicSR, traiNNer-redux,
+lightning-hydra-template).
 """
 
 import importlib.util
@@ -59,7 +59,7 @@ _OURS = {theirs: ours for ours, names in _THEIRS.items() for theirs in names.spl
 
 
 def ours(key: str) -> str | None:
-    """Our name of a setting that another framework calls ``key`` (``trainer.max_epochs`` -> ``steps``).
+    """Our name of a setting that other frameworks call ``key`` (``trainer.max_epochs`` -> ``steps``).
 
     Returns:
         ``None`` if no other name is known, or if it is the key itself.

@@ -1,4 +1,4 @@
-"""What the command line says: the keys of its overrides."""
+"""The overrides of the command line: the keys that they set, and those that no file may set."""
 
 import typing
 from collections.abc import Sequence
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
-# Settings that say where files are written, besides those of callbacks, loggers and the profiler, and LIMIT.
-# A file may not change their defaults, only the command line may. task=prepare also writes to paths.data_dir.
-LIMIT = "max_pixels"  # protects from strangers' images
+# LIMIT, and the settings for where files are written, except those of callbacks, loggers and the profiler.
+# Only the command line may change their defaults, no file may. task=prepare also writes to paths.data_dir.
+LIMIT = "max_pixels"  # protects from untrusted images
 WRITTEN = (
     *("paths.output_dir", "paths.cache_dir", "dataset.cache_dir"),
     *("output", "overwrite", "runs", "write_results", "store", "at", LIMIT),
@@ -22,10 +22,10 @@ def given_to(hydra_node: DictConfig | HydraConf) -> list[str]:
 
 
 def typed_again(overrides: Sequence[str]) -> list[str]:
-    """The overrides that a job started from its ``config.yaml`` needs on its own command line.
+    """The overrides that must be typed again to start a job from its ``config.yaml``.
 
-    These are the overrides that a file may not contain, and those with an address, except the choice of a
-    group's option, ``allow`` and ``hydra``, which are handed on in other ways.
+    These are the overrides that no file may contain, and those with an address. The choice of a group's
+    option, ``allow`` and ``hydra`` are passed on in other ways.
     """
     elsewhere = ("~", "hydra")
     typed = [given for given in overrides if not given.lstrip("+").startswith(elsewhere)]
@@ -51,7 +51,7 @@ def is_address(value: object) -> bool:
 
 
 def key_of(override: str) -> str:
-    """``model.num_feat`` of ``+model.num_feat=8``; for the override of a group, the group."""
+    """The key of an override, e.g. ``model.num_feat`` of ``+model.num_feat=8``; for an option, its group."""
     return override.lstrip("+~").partition("=")[0].partition("@")[0]
 
 

@@ -1,4 +1,4 @@
-"""``identity.json``: which run a folder contains, so that no run continues another run or changes its code.
+"""``identity.json`` identifies the run in a folder, so that no other run, and no other code, continues it.
 
 It is written when the run begins, and compared before the folder is used again. Folders of earlier versions
 have no such file: their names end with a hash without the code, and ``config.yaml`` has their settings.
@@ -32,7 +32,7 @@ NEUTRAL_TRAINER = {"accelerator", "devices", "num_nodes", "strategy", "sync_batc
 IMAGES = ("manifest", "images", "validation_images", "sr", "hr")  # digests of images
 NETWORK = ("model", "upsampler", "strategy", "scale")
 MEASURING = (*NETWORK, "benchmark")
-# Lightning's callbacks that stop a training run or change what it learns, excluding those that only watch.
+# Lightning's callbacks that stop a training run or change what it learns; its other callbacks only watch.
 CHANGING = {
     *("EarlyStopping", "Timer", "SpikeDetection", "WeightAveraging", "StochasticWeightAveraging"),
     *("EMAWeightAveraging", "GradientAccumulationScheduler", "BaseFinetuning", "ModelPruning"),
@@ -48,7 +48,7 @@ class Known:
         values: Its identity, with the code.
         earlier: Its identity in earlier versions, which left out the code.
         settings: Its settings, see `compared`.
-        any_code: Whether it may continue a run that different code began (``code=any``).
+        any_code: Whether it may continue a run that was begun with different code (``code=any``).
     """
 
     values: Node
@@ -97,9 +97,9 @@ def settings(values: Mapping[str, object]) -> dict[str, object]:
         | {"freeze": values.get("freeze") or None}
     )
     benchmark = values.get("benchmark")
-    if isinstance(benchmark, Mapping):  # its protocol measures the validation
+    if isinstance(benchmark, Mapping):  # validation is measured with its protocol
         found["benchmark.protocol"] = benchmark.get("protocol")
-    form = {"compile", "channels_last", "autotune", "timeout"}  # these change only how it trains
+    form = {"compile", "channels_last", "autotune", "timeout"}  # how the run is computed
     neutral = {f"trainer.{key}" for key in NEUTRAL_TRAINER | form} | {"budget.name"}
     return {key: found[key] for key in found if key not in neutral and not key.endswith(("_dir", "_gb"))}
 
@@ -119,10 +119,10 @@ def _flat(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def read(folder: RunFolder) -> Recorded | None:
-    """What `record` wrote; ``None`` in a folder of an earlier version, or if no readable file names the run.
+    """What `record` wrote; ``None`` in a folder of an earlier version, or if no file identifies the run.
 
-    The results say which run it is if ``identity.json`` is damaged, or if there is no ``config.yaml`` either,
-    since earlier versions of ``task=measure`` wrote nothing else.
+    The results (``metrics.json``) are read instead if ``identity.json`` is damaged, or if neither it nor
+    ``config.yaml`` exists, since earlier versions of ``task=measure`` wrote only the results.
     """
     with contextlib.suppress(OSError, ValueError):
         return Recorded.model_validate(files.read_json(folder.identity))
@@ -145,12 +145,12 @@ def record(folder: RunFolder, known: Known, *, resumed: bool = False) -> list[Co
     """Record the run that begins or continues in a folder.
 
     Args:
-        folder: The run folder, which `refuse_another` has passed.
+        folder: The run folder, which has passed `refuse_another`.
         known: The run.
         resumed: Whether it continues an earlier attempt.
 
     Returns:
-        The other versions of the code that ran the earlier attempts.
+        The versions of the code before this attempt, oldest first.
     """
     held = read(folder) if resumed else None
     codes = held.codes if held is not None else [{}] if resumed else []
@@ -161,7 +161,7 @@ def record(folder: RunFolder, known: Known, *, resumed: bool = False) -> list[Co
 
 
 def with_other_code(known: Known, parent: Path) -> list[tuple[RunFolder, Code]]:
-    """The runs with the same settings begun by different code, newest first, each with its code."""
+    """The runs with the same settings begun with different code, newest first, each with its code."""
     own, found = hash8(without_code(known.values)), {}
     for path in parent.glob("*/identity.json"):
         held = read(folder := RunFolder(path.parent))
@@ -184,8 +184,8 @@ def refuse_another(folder: RunFolder, known: Known) -> None:
         if folder.identity.exists():
             use = " and set code=any" if trains else ""
             raise ConfigError(
-                f"'{folder.identity}' is damaged, and nothing else says which run the folder holds; give "
-                f"hydra.run.dir an empty folder, or remove the file{use} if it holds this run"
+                f"'{folder.identity}' is damaged, and no other file identifies the run in the folder; give "
+                f"hydra.run.dir an empty folder, or remove the file{use} if the folder holds this run"
             )
         if not _is_earlier(folder):
             return
@@ -198,14 +198,15 @@ def refuse_another(folder: RunFolder, known: Known) -> None:
     if (words := differing_code(folder, known)) and not known.any_code:
         hint = ", or set code=any to use the run anyway" if trains else ""
         raise ConfigError(
-            f"'{folder.path}' holds a run that was begun by {words}; give hydra.run.dir an empty folder{hint}"
+            f"'{folder.path}' holds a run that was begun with {words}; "
+            f"give hydra.run.dir an empty folder{hint}"
         )
 
 
 def differing_code(folder: RunFolder, known: Known) -> str:
     """Which code differs between the run in a folder and this run, or an empty string."""
     held = read(folder)
-    if held is None and not _is_earlier(folder):  # interrupted before it recorded what it is
+    if held is None and not _is_earlier(folder):  # the run was interrupted before it recorded its identity
         return ""
     before = held.codes[-1] if held is not None else {}
     return "" if before == known.code else other(before, known.code)
@@ -226,20 +227,21 @@ def trained_by(ckpt: str, code: Code) -> str:
 
 
 def code_note(run: Known, folder: RunFolder) -> str | None:
-    """A note for the user if different code began a run, or a search, with the same settings."""
+    """A note for the user if a run or search with the same settings was begun with different code."""
     if folder.has_begun():
         words = differing_code(folder, run)
-        return f"code: '{folder.path}' was begun by {words}, and is used anyway" if words else None
+        return f"code: '{folder.path}' was begun with {words}, and is used anyway" if words else None
     found = with_other_code(run, folder.path.parent)
     if not found:
         return None
     before, code = found[0]
     step = max((int(row["step"]) for row in whole_rows(before.record)), default=0)
     how = "is finished" if before.is_finished() else f"is {before.state()} at step {step}"
-    more = f" ({len(found) - 1} older ones have different code too)" if len(found) > 1 else ""
+    older = len(found) - 1
+    more = f" (there {'is 1 older run' if older == 1 else f'are {older} older runs'} too)" if older else ""
     return (
-        f"code: '{before.path}' has the same settings and {how}, but was begun by {other(code, run.code)}"
-        f"{more}; this run is a new one, and code=any would use that one"
+        f"code: '{before.path}' has the same settings and {how}, but was begun with {other(code, run.code)}"
+        f"{more}; this run is a new one; code=any would use the existing one"
     )
 
 

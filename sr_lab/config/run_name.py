@@ -65,7 +65,7 @@ def _name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, str]
 def _joined(parts: Sequence[str], limit: int) -> str:
     """The parts of a name of at most ``limit`` characters; the longest parts are cut in their middle.
 
-    A cut keeps every part, since any of them may be what tells this run from the others.
+    No part is dropped, since any of them may distinguish this run from the others.
     """
     # Replace every character that would need quotes in ckpt=<run folder>.
     whole = [re.sub(r"[^\w.-]+", "-", part) for part in parts]
@@ -77,7 +77,7 @@ def _joined(parts: Sequence[str], limit: int) -> str:
 
 
 def _cut(text: str, length: int) -> str:
-    """A text without its middle; more is kept of the end, where the value of a setting is."""
+    """A part without its middle; more is kept of the end, where the value of a setting is."""
     start = length // 4
     return f"{text[:start]}-{text[len(text) - (length - start - 1) :]}"
 

@@ -22,7 +22,8 @@ IMAGE_SUFFIXES = {
 
 EXPERIMENT_NAME = r"^\w[\w.-]*(/\w[\w.-]*)*$"  # so that it cannot lead out of paths.output_dir
 
-# Values of the recipe that a limit of the budget has changed, and an epoch's length that it must not change.
+# The recipe's own values where a limit of the budget has changed them, and an epoch's length if the budget
+# must not change it.
 Recipe: TypeAlias = dict[
     Literal[
         "steps", "batch_size", "lr_patch_size", "validation_interval", "validation_count", "steps_per_epoch"
@@ -48,12 +49,12 @@ class Paths(_Strict):
 def _distinct(names: list[str]) -> list[str]:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise ValueError(f"{', '.join(twice)} must be listed once")
+        raise ValueError(f"{', '.join(twice)} must be listed only once")
     return names
 
 
 Distinct: TypeAlias = Annotated[list[str], AfterValidator(_distinct)]
-# Part of a file's name, never a path to another folder: a checkpoint or a configuration may be a stranger's.
+# Part of a file's name, never a path to another folder: a checkpoint or a configuration may be untrusted.
 Name: TypeAlias = Annotated[str, Field(pattern=r"^\w[^/\\\x00-\x1f]*$")]
 Sets: TypeAlias = Annotated[list[Name], AfterValidator(_distinct)]
 
@@ -98,7 +99,7 @@ class Strategy(_Strict):
 class Schedule(_Strict):
     """Learning-rate schedule; ``interval`` is the unit of its settings.
 
-    A schedule that advances after each validation sees the figure named by ``monitor``.
+    A schedule that advances after each validation gets the metric named by ``monitor``.
     """
 
     interval: Literal["step", "epoch", "validation"]
@@ -116,7 +117,7 @@ class Benchmark(_Strict):
 
 
 class Table(_Strict):
-    """The table of a paper, as ``experiments/<paper>/expected.csv`` names it."""
+    """The table of a paper, with the names in ``experiments/<paper>/expected.csv``."""
 
     paper: str
     name: str
@@ -131,7 +132,7 @@ class Sweep(_Strict):
 
 
 def _flat(space: Node) -> Node:
-    """The space with ``model.num_feat`` for ``{model: {num_feat: ...}}``, as Hydra reads a typed key."""
+    """The space with dotted keys: ``model.num_feat``, which Hydra reads as ``{model: {num_feat: ...}}``."""
     flat: Node = {}
     for key, value in space.items():
         if isinstance(value, dict) and value and not value.keys() & {"low", "high", "log", "step"}:
@@ -146,14 +147,14 @@ class HparamsSearch(_Strict):
 
     space: Annotated[Node, Field(min_length=1), AfterValidator(_flat)]
     trials: int = Field(gt=0)
-    # Names rather than targets, since Optuna's CMA-ES keeps pickles in its storage, perhaps a stranger's.
+    # Names rather than targets, since Optuna's CMA-ES reads pickles from its storage, which may be untrusted.
     sampler: Literal["tpe", "random"]
     pruner: Literal["median", "halving", "none"]
     startup_trials: int = Field(ge=0)
     warmup_steps: int = Field(ge=0)
 
 
-# Settings of ``trainer`` that Lightning does not know or takes in another form.
+# Settings of ``trainer`` that are not arguments of Lightning's Trainer, or have another form there.
 _OURS = {"timeout", "precision", "float32_matmul_precision", "channels_last", "compile", "autotune"}
 
 
@@ -237,7 +238,7 @@ class TrainConfig(Config):
 
     @property
     def steps_of_an_epoch(self) -> float:
-        """Steps in an epoch; a budget that shortens a training shortens its epochs, unless one was typed."""
+        """Steps in an epoch; a budget that shortens the run shortens its epochs, unless this was typed."""
         if "steps_per_epoch" in self.recipe:
             return self.steps_per_epoch
         return self.steps_per_epoch * self.steps / self.recipe.get("steps", self.steps)
@@ -299,7 +300,7 @@ _Limit: TypeAlias = Annotated[int, Field(gt=0)] | Literal["none"] | None
 
 
 def _pixels(limit: _Limit, usual: float) -> float:
-    """The limit on an image that ``max_pixels`` sets."""
+    """The limit that ``max_pixels`` sets on an image, in pixels."""
     return usual if limit is None else math.inf if limit == "none" else limit
 
 
@@ -337,8 +338,8 @@ class UpscaleConfig(CheckpointConfig):
 
     @property
     def most_pixels(self) -> float:
-        """The limit on an image."""
-        return _pixels(self.max_pixels, 128e6)  # the largest photographs of telephones have 108 million
+        """The limit on an image, in pixels."""
+        return _pixels(self.max_pixels, 128e6)  # the largest photographs from phones have 108 million
 
 
 class PicturedConfig(Config):
@@ -490,7 +491,7 @@ class DemoConfig(UnbuiltConfig):
 
     @property
     def most_pixels(self) -> float:
-        """The limit on an image."""
+        """The limit on an image, in pixels."""
         return _pixels(self.max_pixels, 4e6)
 
 

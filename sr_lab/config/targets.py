@@ -42,7 +42,7 @@ class _Described:
     def _make(self, *values: object, **more: object) -> object:
         """The object; a description of the same slot inside it gets what our code passes to this one.
 
-        So the schedules of a sequence get its optimizer.
+        For example, the schedules inside a SequentialLR get its optimizer.
         """
 
         def built(value: object) -> object:
@@ -118,10 +118,10 @@ def locate(path: str) -> typing.Any:
 
 
 def _read(place: str, node: object, slots: tuple[str, ...], packages: tuple[str, ...]) -> _Described:
-    """Check a description for one of the slots, and everything inside it."""
+    """Check that one of the slots allows a description, and check everything inside it."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         group = place.partition(".")[0]
-        choose = f"; choose an option that has it with {group}=..." if place != group else ""
+        choose = f"; choose an option that sets it with {group}=<name>" if place != group else ""
         choose = naming.instead(place, ()) or choose
         raise ConfigError(f"{place}: must be a group of settings with a _target_, got {node!r}{choose}")
     target, slot = _resolve(f"{place}._target_", node["_target_"], slots, packages)
@@ -169,7 +169,7 @@ def _plain(place: str, value: object) -> object:
     if value is not None and not isinstance(value, (bool, int, float, str)):
         raise ConfigError(f"{place}: must be a plain value, got {type(value).__name__}")
     if isinstance(value, str) and "${" in value:
-        raise ConfigError(f"{place}: holds ${{ after it was resolved, got {value!r}; remove it")
+        raise ConfigError(f"{place}: still contains ${{ after interpolation, got {value!r}; remove it")
     return value
 
 
@@ -220,7 +220,7 @@ def refuse_callback(place: str, callback: object) -> None:
 
 
 def _why_not(found: object, slot: Slot, places: Sequence[str], path: str) -> str | None:
-    """Why something in one of the packages may not be named in the slot; ``None`` if it may."""
+    """Why the slot does not allow something in one of the packages; ``None`` if it does."""
     module = getattr(found, "__module__", "")
     if not any(f"{module}.".startswith(f"{name}.") for name in places):
         return f"may not be named here, since another package defines it; allowed: {slot}"

@@ -30,7 +30,7 @@ _VALUED = (
     "-p",
     "-c",
 )
-# Other programs have these names for the option that takes a recipe's file.
+# Names of the option of other programs that takes a recipe's file.
 _RECIPES = ("opt", "option", "options", "config", "conf", "cfg_path")
 _OTHERS = (
     "--help",
@@ -57,7 +57,7 @@ def understood(words: Sequence[str]) -> list[str]:
         return list(words)
     parser = OverridesParser.create()
     one_job = not any(word in ("-m", "--multirun") for word in words)
-    settings, flags = [], []  # argparse wants all settings before or after the options
+    settings, flags = [], []  # argparse needs all settings before or after the options
     for before, word in zip(["", *words], words, strict=False):
         if word.startswith("~"):
             settings.append(word)
@@ -69,7 +69,7 @@ def understood(words: Sequence[str]) -> list[str]:
 
 
 def for_help(words: Sequence[str]) -> list[list[str]]:
-    """The command lines whose ``--help`` answers together: one for each of several options of a group.
+    """The command lines whose help pages are printed one after the other: one for each option of a group.
 
     Args:
         words: What `understood` returned.
@@ -108,13 +108,13 @@ _OPEN = ("rows", "hparams_search.space")
 
 
 def _takes_more(key: str) -> bool:
-    """Whether a key need not exist: an argument of a class, or part of a dictionary of the user's own."""
-    group, _, rest = key.partition(".")  # `targets` knows which arguments the class has
+    """Whether a key need not exist yet: an argument of a class, or a key that the user chooses."""
+    group, _, rest = key.partition(".")  # `targets` checks which arguments the class has
     return (bool(rest) and group in DESCRIBED) or any(f"{key}.".startswith(f"{name}.") for name in _OPEN)
 
 
 def _is_option(word: str, before: str) -> bool:
-    """Whether a word is an option of Hydra, perhaps abbreviated, or what ``--info`` is about."""
+    """Whether a word is an option of Hydra, perhaps abbreviated, or the topic after ``--info``."""
     name = word.partition("=")[0]
     if word.startswith("-") and not any(
         flag.startswith(name) for flag in (*_VALUED, *_OTHERS, "--experimental-rerun")
@@ -147,7 +147,7 @@ def _read(word: str, parser: OverridesParser, *, one_job: bool) -> str:
 
 
 def _value(key: str, value: str, parser: OverridesParser) -> str:
-    """The value, quoted if Hydra's grammar does not cover it, or takes a path for something else."""
+    """The value, quoted if Hydra's grammar would reject it, or would read a path as something else."""
     as_path = is_path(key)
     if (plain := _plain(value, parser, as_path=as_path)) is not None:
         return plain
@@ -159,14 +159,14 @@ def _value(key: str, value: str, parser: OverridesParser) -> str:
     if is_nested or (len(value) > 1 and value[0] == value[-1] and value[0] in "'\""):
         if value.startswith("[") and not value.endswith("]"):
             raise ConfigError(
-                f"{key}: cannot read {value}, a list without its end; write lists without spaces, as "
-                f"{key}=[a,b], or within quotes, as '{key}=[a, b]'; for a text that begins with a bracket "
-                f'write "{key}={_quoted(value)}"'
+                f"{key}: cannot read {value}, a list without its closing bracket; write lists "
+                f"without spaces, as {key}=[a,b], or within quotes, as '{key}=[a, b]'; for a string that "
+                f'begins with a bracket write "{key}={_quoted(value)}"'
             )
-        within = ", write each text in it that has a '=' in quotes" if "=" in inside else ""
+        within = ", put each string in it that contains a '=' in quotes" if "=" in inside else ""
         raise ConfigError(
-            f"{key}: cannot read {value}; close its brackets and quotes{within}, or, if it is a text, write "
-            f'"{key}={_quoted(value)}"'
+            f"{key}: cannot read {value}; close its brackets and quotes{within}, or, if it is a string, "
+            f'write "{key}={_quoted(value)}"'
         )
     parts = [part.strip() for part in inside.split(",")]
     parts = [_plain(part, parser, as_path=as_path) or _quoted(part) for part in parts]

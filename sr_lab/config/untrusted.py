@@ -1,7 +1,7 @@
-"""What a configuration or a checkpoint may not contain, since a stranger may have written it.
+"""What a configuration or a checkpoint must not contain, since it may be untrusted.
 
-Secrets are not stored, what only the command line may say is refused in a file (`settled`), and classes come
-from packages that the user trusts.
+Secrets are not stored, a file may not set what only the command line may set (`settled`), and classes must be
+listed in `allowed` or come from packages that the user trusts.
 """
 
 import json
@@ -20,7 +20,7 @@ from sr_lab.errors import ConfigError
 _SECRET = re.compile(r"(^|_)(key|token|secret|password|passwd|passphrase|credentials?|jwt)$", re.IGNORECASE)
 _SECRET_URL = re.compile(r"://[^/@\s]*:[^/@\s]+@|[?&](\w*key|token|\w+_token|sig|signature|password)=", re.I)
 
-# What a path in a file may not contain: a way out of the run folder, another file system, an environment
+# What a path in a file must not contain: a way out of the run folder, another file system, an environment
 # variable, or a format that reads attributes ({step].__class__...}).
 _LEADS_OUT = re.compile(r"^[/~]|(^|/)\.\.(/|$)|::|://|\$|[{}]")
 _METRIC = re.compile(r"\{[A-Za-z][\w/]*(:[\w.]*)?\}")  # {val/psnr_y:.2f}
@@ -33,12 +33,12 @@ def settled(values: Node, own: Mapping[str, object], overrides: Sequence[str]) -
     Such a path in a file stays below the run folder, where `below` puts it.
 
     Args:
-        values: The resolved settings, or those of them that are known already.
+        values: The resolved settings, or part of them.
         own: The folders in our own ``paths``, which a file may repeat.
         overrides: The command line.
 
     Raises:
-        ConfigError: A setting is a secret, or a file says what only the command line may say.
+        ConfigError: A setting is a secret, or a file sets what only the command line may set.
     """
     paths = values.get("paths")
     written = (*WRITTEN, *(("paths.data_dir",) if values.get("task") == "prepare" else ()))
@@ -56,11 +56,11 @@ def settled(values: Node, own: Mapping[str, object], overrides: Sequence[str]) -
             is_path = inside and PATH_NAME.search(name)
             return str(Path(str(value)).expanduser().absolute()) if is_path else value
         for what, says in (
-            ("trust a package", place == "allow"),
+            ("allow a package", place == "allow"),
             ("raise this limit", place == LIMIT and value),
-            ("say where files are written", place in written and value and value != ours.get(place)),
+            ("set where files are written", place in written and value and value != ours.get(place)),
             ("name a server", is_address(value)),
-            ("decide who gets the runs", inside and name == "entity"),
+            ("choose the owner of the runs", inside and name == "entity"),
             ("lead out of the run folder", inside and _LEADS_OUT.search(_METRIC.sub("", str(value)))),
         ):
             if says:
@@ -92,7 +92,7 @@ def _replaced(place: str, value: object, leaf: Callable[[str, object], object]) 
 
 
 def _refuse_secret(place: str, value: object, known: Sequence[str]) -> None:
-    """Refuse a secret, since what is composed goes into ``config.yaml``, reports and W&B, for all to see."""
+    """Refuse a secret, since composed values go into ``config.yaml``, reports and W&B, which others see."""
     if not isinstance(value, str):
         return
     is_named = _SECRET.search(place.rpartition(".")[2])
@@ -105,7 +105,7 @@ def _refuse_secret(place: str, value: object, known: Sequence[str]) -> None:
 
 
 def check_targets(config: Config) -> None:
-    """Refuse what may not be built.
+    """Refuse descriptions of objects that are not allowed.
 
     Raises:
         ConfigError: See `targets.check`.
@@ -127,7 +127,7 @@ def stored_network(record: Mapping[str, object], source: str, allow: Sequence[st
         allow: Packages that the command line trusts in addition to ours.
 
     Raises:
-        ConfigError: The record is incomplete, or the network may not be built.
+        ConfigError: The record is incomplete, or the network is not allowed.
     """
     own = {name: record.get(name) for name in StoredNetwork.model_fields}
     try:
@@ -135,7 +135,9 @@ def stored_network(record: Mapping[str, object], source: str, allow: Sequence[st
             raise ValueError("it has too many values")
         stored = StoredNetwork.model_validate_json(json.dumps(own))
     except (ValueError, TypeError, RecursionError) as error:
-        raise ConfigError(f"'{source}' does not say which network it holds; give its state dict") from error
+        raise ConfigError(
+            f"'{source}' has no complete description of its network; give its state dict"
+        ) from error
     for name, slot in SLOTS.items():
         for place, node in _nodes(stored.model_dump(), slot) if slot.stored else ():
             targets.check(name, node, allow, place=place)
@@ -148,11 +150,11 @@ def _nodes(values: Node, slot: Slot) -> list[tuple[str, object]]:
     node = values.get(group)
     if not rest:
         return [(group, node)] if group else []
-    assert isinstance(node, Mapping)  # the schema says so
+    assert isinstance(node, Mapping)  # the schema requires it
     if rest == "*":
         if isinstance(node.get("_target_"), str):
             raise ConfigError(
-                f"{group}: each of them needs a name; write {{<name>: {{_target_: {node['_target_']}, ...}}}}"
+                f"{group}: each object needs a name; write {{<name>: {{_target_: {node['_target_']}, ...}}}}"
             )
         return [(f"{group}.{name}", child) for name, child in node.items()]
     return [(slot.place, node[rest])] if node.get(rest) is not None else []

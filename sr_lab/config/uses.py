@@ -8,7 +8,7 @@ from sr_lab.errors import ConfigError
 
 _RUN = ("train", "evaluate", "upscale", "complexity")  # tasks that run a network
 _NETWORK = (*_RUN, "export")  # tasks that build one
-_FIGURES = ("train", "evaluate", "complexity", "measure", "benchmark")  # tasks that write a run folder
+_IN_RUN_FOLDER = ("train", "evaluate", "complexity", "measure", "benchmark")  # tasks that write a run folder
 _PICTURES = ("compare", "analyze")  # tasks that draw several networks
 _RECIPE = (*_RUN, *_PICTURES, "prepare", "shard")  # tasks for which an experiment may have settings
 
@@ -39,8 +39,8 @@ USED_BY: dict[str, tuple[str, ...]] = {
         ("train", "evaluate"),
     ),
     **dict.fromkeys(("experiment", "rows", "row", "row_label", "table"), _RECIPE),
-    "experiment_name": (*_FIGURES, *_PICTURES),
-    "run_name": _FIGURES,
+    "experiment_name": (*_IN_RUN_FOLDER, *_PICTURES),
+    "run_name": _IN_RUN_FOLDER,
 }
 
 
@@ -54,7 +54,7 @@ def refuse_unused(task: str, overrides: Sequence[str]) -> None:
 
     Args:
         task: The chosen task.
-        overrides: What the user typed; what an experiment's file says may be for another task.
+        overrides: What the user typed; an experiment's file may also have settings for other tasks.
 
     Raises:
         ConfigError: The message names the tasks that use the setting.

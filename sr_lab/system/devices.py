@@ -32,7 +32,7 @@ def device_of(accelerator: str, devices: object = 1) -> torch.device:
 
     Args:
         accelerator: ``trainer.accelerator``.
-        devices: ``trainer.devices``: a number of devices, a list of their indices, or text such as ``1,3``.
+        devices: ``trainer.devices``: a number of devices, a list of their indices, or a string like ``1,3``.
     """
     if not has_gpu(accelerator):
         return torch.device("cpu")
@@ -83,7 +83,8 @@ def why_half(precision: str, device: torch.device) -> str:
 
 def why_no_compiler(accelerator: str, devices: object = 1) -> str | None:
     """Why torch.compile cannot work on this machine, ``None`` if it can."""
-    # This repeats torch's own search for compilers, which would spend seconds on loading its compiler.
+    # This reimplements torch's search for a compiler: calling it would import torch's own compiler, which
+    # takes seconds.
     if has_gpu(accelerator):
         if importlib.util.find_spec("triton") is None:
             return "Triton is not installed"
@@ -101,7 +102,7 @@ def why_no_compiler(accelerator: str, devices: object = 1) -> str | None:
 
 def _why_it_compiles_nothing(language: str, compiler: str) -> str | None:
     """Why a compiler cannot build a Python extension module, as torch and Triton do; ``None`` if it can."""
-    named = f"{compiler}; {'CC' if language == 'C' else 'CXX'} may name another"
+    named = f"{compiler}; set {'CC' if language == 'C' else 'CXX'} to use another"
     if shutil.which(compiler) is None:
         return f"there is no {language} compiler ({named})"
     headers = sysconfig.get_path("include")
@@ -132,7 +133,7 @@ def float32_matmul_precision(precision: str) -> None:
 
 
 def check_gpu(accelerator: str, devices: object = 1) -> None:
-    """Refuse a device that is missing, untested, or for which the installed torch has no kernels.
+    """Refuse a device that is missing or untested, or for which the installed torch has no kernels.
 
     Raises:
         ConfigError: torch sees no GPU, or has no kernels for it; the message says what to install.
@@ -307,7 +308,7 @@ def _set_tf32(on: bool, *, matmul: str | None) -> None:
 def exact_float32() -> contextlib.AbstractContextManager[None]:
     """Compute in float32 without TF32, which cuDNN uses by default and which changes PSNR.
 
-    cuDNN does not choose algorithms by measuring them; it would try them all at each new image size, and
-    the last digits would depend on which was fastest.
+    cuDNN is kept from choosing algorithms by measuring them; it would try them all at each new image size,
+    and the last digits would depend on which was fastest.
     """
     return arithmetic(tf32=False, benchmark=False)

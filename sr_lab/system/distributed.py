@@ -71,7 +71,7 @@ def trainer_arguments(
     Args:
         arguments: Arguments in the configuration, including ``devices``, ``num_nodes`` and ``strategy``.
         timeout: Seconds that processes wait for each other.
-        alone: Whether no other processes may be started, since they would repeat more than this training run.
+        alone: Whether this process must not start others, since they would repeat more than this run.
 
     Raises:
         ConfigError: The configuration asks for a different number of devices than were started, or for
@@ -85,7 +85,7 @@ def trainer_arguments(
         if devices not in (1, -1, "-1", "auto", found.devices):
             raise ConfigError(
                 f"trainer.devices: got {devices}, but {found.by} has started {found.devices} on each "
-                f"machine; leave it out, and let {found.by} start as many as you want"
+                f"machine; leave trainer.devices out, and let {found.by} start as many as you want"
             )
         arguments |= {"devices": found.devices, "num_nodes": found.machines}
         several = found.devices * found.machines > 1
@@ -96,8 +96,8 @@ def trainer_arguments(
         if several and alone:
             raise ConfigError(
                 f"hydra/launcher: each process of trainer.devices={devices} would run all jobs of this "
-                "multirun; leave the launcher out (sweep.jobs=2 runs two jobs at a time), or use one that "
-                "starts the processes: hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=2"
+                "multirun; leave the launcher out (sweep.jobs=2 runs two jobs at a time), or use a launcher "
+                "that starts the processes: hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=2"
             )
     unused = arguments.get("strategy") == "ddp_find_unused_parameters_true"
     if arguments.get("strategy") == "ddp" or unused or (several and arguments.get("strategy") == "auto"):
@@ -196,7 +196,7 @@ def together(trainer: lightning.Trainer) -> Iterator[None]:
         raise DistributedError(sentence) from error
     finally:
         others.settled = True
-    for process in others.processes:  # they are ending; if this process ended, they would be killed
+    for process in others.processes:  # they are about to end; if this one ended first, they would be killed
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=_GRACE)
 

@@ -53,7 +53,7 @@ def _misfit(error: BaseException) -> ConfigError | None:
         )
     if isinstance(error, RuntimeError) and "cannot be converted to type" in text and "overflow" in text:
         return ConfigError(
-            f"training: a setting is too large for the network's numbers (torch: {text}); "
+            f"training: a setting is too large for the network's data type (torch: {text}); "
             "use a smaller learning_rate, or check optimizer and loss"
         )
     return None
@@ -68,7 +68,7 @@ def describe(error: BaseException) -> str | None:
     if any(re.search(rf"shared memory|{SHARED_MEMORY}|signal: Bus error", str(link)) for link in chain):
         return (
             f"training: {SHARED_MEMORY}, through which data workers pass batches, is full; lower "
-            f"num_workers, or make it larger (docker run --shm-size=8g); {RESUMES}"
+            f"num_workers, or make {SHARED_MEMORY} larger (docker run --shm-size=8g); {RESUMES}"
         )
     if isinstance(error, SRLabError) or "Original Traceback" in text:  # an error raised in a worker
         return None
@@ -94,7 +94,7 @@ def describe(error: BaseException) -> str | None:
     if isinstance(error, RuntimeError) and out_of_memory(error):
         return (
             "training: the memory of the device is full; trainer.accumulate_grad_batches=2 (or 4, ...) "
-            f"needs less of it for the same batch; {RESUMES}"
+            f"needs less memory for the same batch; {RESUMES}"
         )
     for link in chain:
         if isinstance(link, OSError) and link.strerror is not None:

@@ -42,7 +42,7 @@ def as_exception() -> None:
 
 
 def as_exit() -> None:
-    """From now on, let both signals raise `Ended`; Lightning ends a test with 0 or 1 on anything else."""
+    """From now on, let both signals raise `Ended`; on another exception, Lightning would exit with 0 or 1."""
     if threading.current_thread() is not threading.main_thread():  # Python allows no handlers there
         return
     for number in (signal.SIGINT, signal.SIGTERM):

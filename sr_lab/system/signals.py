@@ -29,7 +29,7 @@ class Signals:
         """Listen for signals, and put a preempted Slurm job back in the queue.
 
         Raises:
-            Ended: A signal has arrived, and nothing is left to save.
+            Ended: A signal has arrived, and nothing remains to be saved.
         """
         if threading.current_thread() is not threading.main_thread():  # Python allows no handlers there
             yield
@@ -73,7 +73,7 @@ class Signals:
             raise KeyboardInterrupt
         if self.asked is None and rank() == 0:
             again = "; Ctrl-C again ends it at once" if number == signal.SIGINT else ""
-            line = f"{signal.Signals(number).name}: the training saves after this step{again}\n"
+            line = f"{signal.Signals(number).name}: the run is saved after this step{again}\n"
             os.write(2, line.encode())  # not print(), which the signal may have interrupted
         self.asked = self.asked or number
 
@@ -84,7 +84,7 @@ def job() -> str:
 
 
 def is_started_again() -> bool:
-    """Whether Slurm or torchrun starts this command again; it then resumes even with ``resume=never``."""
+    """Whether Slurm or torchrun restarted this command; the run then resumes even with ``resume=never``."""
     counts = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
     return any(os.environ.get(name, "0") not in ("", "0") for name in counts)
 

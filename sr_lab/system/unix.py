@@ -1,7 +1,7 @@
-"""What only Unix or only Linux has, and what replaces it on Windows; no other module uses it.
+"""Functions that only Unix or only Linux has, and their replacements; no other module calls them directly.
 
-Elsewhere a run does without the rest: a job keeps running when its sweep is killed, a renamed file may be
-lost in a power cut, and the size of the memory is unknown.
+Where there is no replacement, a run does without: a job keeps running when its sweep is killed, a renamed
+file may be lost in a power cut, and the size of the memory is unknown.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ OWN_GROUP: Mapping[str, Any] = (
 
 
 def signal_group(process: "subprocess.Popen[bytes]", number: int) -> None:
-    """Signal a process started with `OWN_GROUP` and everything it has started; on Windows, only itself.
+    """Signal a process started with `OWN_GROUP` and everything it has started; on Windows, only the process.
 
     Args:
         process: The process; nothing happens if it has ended.
@@ -55,14 +55,14 @@ def signal_group(process: "subprocess.Popen[bytes]", number: int) -> None:
 
 
 def end_with_parent(parent: int, number: int) -> None:
-    """Get a signal when the process that started this one ends; only Linux can do this.
+    """Have a signal sent to this process when its parent ends; only Linux can do this.
 
     Args:
-        parent: Id of that process.
+        parent: Id of the parent.
         number: The signal.
 
     Raises:
-        KeyboardInterrupt: It has already ended.
+        KeyboardInterrupt: The parent has already ended.
     """
     try:
         prctl = ctypes.CDLL(None).prctl
@@ -104,7 +104,8 @@ def locked(file: IO[Any], *, shared: bool = False, attempts: int = 1) -> Iterato
 
     Args:
         file: The file.
-        shared: Whether others may have a shared lock too. On Windows they may not: it tries twice.
+        shared: Whether others may have a shared lock too. Windows has no shared locks, and another reader may
+            hold the lock for a moment, so at least two attempts are made there.
         attempts: How often to try, 0.1 s apart.
 
     Yields:
@@ -143,12 +144,12 @@ def _filelock(path: Path, stack: contextlib.ExitStack) -> bool:
 
 
 def at_once(path: str, flags: int) -> int:
-    """Opener for ``open`` with which a stranger's named pipe reads as empty instead of blocking."""
+    """Opener for ``open`` with which a named pipe in an untrusted folder reads as empty and never blocks."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def not_elsewhere(path: str, flags: int) -> int:
-    """Opener for ``open`` that follows no stranger's link, and does not block on a stranger's pipe."""
+    """Opener for ``open`` in an untrusted folder: follows no link, and does not block on a named pipe."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 

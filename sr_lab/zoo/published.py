@@ -1,4 +1,4 @@
-"""Weights that the authors of networks published: where each file is, its digest, and its figures on Set5.
+"""Weights that the authors of networks published: where each file is, its digest, its PSNR and SSIM on Set5.
 
 `published.csv` has a row for each network and scale. A name like ``zoo/rlfn_x4`` stands for such a file
 wherever a checkpoint is expected; `sr_lab.checkpoints.fetching` downloads it.
@@ -31,7 +31,7 @@ class Published:
         size: Length in bytes.
         sha256: Digest of the file.
         licence: Licence of the repository, or ``none stated``.
-        protocol: Name of the protocol under which the figures below were measured (``benchmark.protocol``).
+        protocol: Name of the protocol under which the values below were measured (``benchmark.protocol``).
         psnr_y: PSNR on the luma of Set5 in dB, measured with the authors' own code.
         ssim_y: SSIM on the luma of Set5.
         printed: PSNR and SSIM as the authors print them, ``32.24/0.8952``.
@@ -72,7 +72,7 @@ class Published:
         return f"{_HOST}/{self.place}"
 
     def file(self) -> Path:
-        """Where the downloaded file is kept; its name states the scale, which not all weights show."""
+        """Where the downloaded file is kept; its name states the scale, which not all weights determine."""
         return cache_dir() / "zoo" / f"{self.name}{PurePosixPath(self.path).suffix}"
 
 

@@ -45,7 +45,7 @@ def default(scale: int | None, *, key: str, command: Callable[[str], str]) -> Pa
     Args:
         scale: The scale that the user asked for; ``None`` for the smallest.
         key: The setting that names weights, for the message.
-        command: What the user may write instead, from the name of the weights.
+        command: Returns what the user may write instead, given the name of some weights.
 
     Raises:
         CheckpointError: The package has no such weights; the message names published ones.

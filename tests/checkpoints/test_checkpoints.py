@@ -422,5 +422,5 @@ def test_weights_with_unknown_names_are_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("record", [{**RECORD, "strategy": "none"}, {"model": RECORD["model"], "scale": 2}])
 def test_an_incomplete_record_is_refused(tmp_path, record):
-    with pytest.raises(ConfigError, match="does not say which network it holds; give its state dict"):
+    with pytest.raises(ConfigError, match="has no complete description of its network; give its state dict"):
         stored_network(record, "a.ckpt")

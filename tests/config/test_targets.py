@@ -210,7 +210,7 @@ def test_a_package_of_the_user_is_trusted_on_the_command_line_only(tmp_path, mon
         compose(*mine)
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "sly.yaml").write_text("# @package _global_\nallow: [my_losses]\n")
-    with pytest.raises(ConfigError, match="allow: a file may not trust a package"):
+    with pytest.raises(ConfigError, match="allow: a file may not allow a package"):
         compose(*mine, f"hydra.searchpath=[file://{tmp_path}]", "experiment=sly")
     monkeypatch.setenv("SR_LAB_ALLOW", "my_losses")
     assert compose(*mine).loss["_target_"] == "my_losses.Mine"
@@ -242,7 +242,7 @@ def test_a_file_may_not_decide_who_gets_the_runs(tmp_path):
         "# @package _global_\nlogger: {wandb: {entity: somebody}}\n"
     )
     words = ("trainer=cpu", "logger=wandb", f"hydra.searchpath=[file://{tmp_path}]", "experiment=sly")
-    with pytest.raises(ConfigError, match=r"logger\.wandb\.entity: a file may not decide who gets the runs"):
+    with pytest.raises(ConfigError, match=r"logger\.wandb\.entity: a file may not choose the owner"):
         compose(*words)
     logger = compose(*words, "++logger.wandb.entity=us").logger["wandb"]
     assert isinstance(logger, dict)

@@ -171,8 +171,8 @@ def test_a_launcher_whose_ranks_would_run_each_others_jobs_is_refused(tmp_path):
     assert len(lines) == 2  # one line per job
     assert set(lines) == {
         "error: hydra/launcher: each process of trainer.devices=2 would run all jobs of this multirun; "
-        "leave the launcher out (sweep.jobs=2 runs two jobs at a time), or use one that starts the processes"
-        ": hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=2"
+        "leave the launcher out (sweep.jobs=2 runs two jobs at a time), or use a launcher that starts the "
+        "processes: hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=2"
     }
     assert not list(tmp_path.glob("outputs/train/*/metrics.csv"))
 

@@ -59,7 +59,7 @@ def test_a_run_that_gets_a_signal_saves_that_step_and_resumes_bit_equal(forge, w
         ended = forge.train(folder, *overrides)
         found = [] if ended.code == HEARD[name] else [f"code {ended.code}: {ended.said}"]
         found += [] if checkpoint(folder, "last")["global_step"] == step else ["another step"]
-        found += [] if f"{name}: the training saves after this step" in ended.said else ["says nothing"]
+        found += [] if f"{name}: the run is saved after this step" in ended.said else ["says nothing"]
         again = forge.train(folder, *overrides)
         found += differences(whole_of_two, folder) if again.code == 0 else [again.said]
         lost += [f"{folder.parent.name}: {found}"] if found else []
@@ -152,7 +152,7 @@ def test_ctrl_c_reaches_the_workers_too_and_the_step_is_saved(tmp_path):
     assert code == 130, said
     assert seconds < 5  # usually 0.1 s to save and 0.5 s in total; a busy machine takes longer
     assert said.splitlines()[-2:] == [
-        "SIGINT: the training saves after this step; Ctrl-C again ends it at once",
+        "SIGINT: the run is saved after this step; Ctrl-C again ends it at once",
         "interrupted; the same command resumes from the last checkpoint",
     ]
     folder = run_folder(tmp_path)

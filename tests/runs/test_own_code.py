@@ -77,7 +77,7 @@ def test_an_edited_network_starts_a_new_run_and_the_finished_run_is_named(place)
     done = run(place, *MINE)
     first, second = folders(place)
     assert (
-        f"code: '{first}' has the same settings and is finished, but was begun by another version of mine;"
+        f"code: '{first}' has the same settings and is finished, but was begun with another version of mine;"
         in done.stdout
     )
     assert "already finished" not in done.stdout
@@ -85,7 +85,7 @@ def test_an_edited_network_starts_a_new_run_and_the_finished_run_is_named(place)
     assert codes[0]["mine"] != codes[1]["mine"]
     edit(place, "8", "9")
     taken = run(place, *MINE, "code=any").stdout
-    assert f"code: '{second}' was begun by another version of mine, and is used anyway" in taken
+    assert f"code: '{second}' was begun with another version of mine, and is used anyway" in taken
     assert f"already finished: {second}" in taken
 
 
@@ -108,7 +108,7 @@ def test_an_interrupted_run_continues_with_other_code_only_on_request(place):
     edit(place)
     done = run(place, *MINE)
     assert (
-        f"code: '{first}' has the same settings and is interrupted at step 6, but was begun by another"
+        f"code: '{first}' has the same settings and is interrupted at step 6, but was begun with another"
         in done.stdout
     )
     assert "resumes from" not in done.stdout
@@ -145,7 +145,7 @@ def test_a_run_may_not_use_the_folder_of_another_run(place):
     assert [done.returncode for done in refused] == [2, 2, 2, 2]
     assert f"error: '{folder}' holds another run, which differs in " in refused[0].stderr
     assert "learning_rate (0.0002 there, 0.001 here)" in refused[0].stderr
-    assert f"error: '{folder}' holds a run that was begun by another version of mine; " in refused[3].stderr
+    assert f"error: '{folder}' holds a run that was begun with another version of mine; " in refused[3].stderr
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 

@@ -310,7 +310,7 @@ def test_an_edited_loss_among_the_choices_starts_a_new_search(search, tmp_path):
     (tmp_path / "myloss.py").write_text(LOSS.replace("abs()", "square()"))
     said = search("a", *words, "hparams_search.trials=2")[1]
     assert f"code: '{folder}' has the same settings" in said
-    assert "begun by another version of myloss" in said
+    assert "begun with another version of myloss" in said
     assert len(list(folder.parent.glob("*_search-*"))) == 2
 
 

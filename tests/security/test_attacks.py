@@ -224,7 +224,7 @@ def test_an_option_of_hydra_does_not_come_from_a_strangers_folder(tmp_path, mark
     group, _, name = option.rpartition("/")
     chosen = f"defaults: [override /hydra/{group}: {name}]\n" if group else ""
     said = sentence(*with_file(tmp_path, f"# @package _global_\n{chosen}"))
-    assert said == f"{path}: a file may not contain options of Hydra; remove this one"
+    assert said == f"{path}: a file may not contain options of Hydra; remove this file"
 
 
 @pytest.mark.parametrize("group", ["launcher", "sweeper"])
@@ -677,7 +677,7 @@ def test_a_record_that_expands_to_a_billion_values_is_refused(tmp_path, mark):
     for _ in range(5000):
         deep = [deep]
     for odd in ([0] * 20_000, deep, values, itself):
-        with pytest.raises(ConfigError, match="does not say which network it holds"):
+        with pytest.raises(ConfigError, match="has no complete description of its network"):
             stored_network(record(_target_="sr_lab.models.imdn.IMDN", x=odd), "a.ckpt")
 
 

@@ -477,7 +477,7 @@ def test_no_file_may_say_where_files_are_written(tmp_path, mark, key, task):
     if said.startswith("experiment: is used only by"):  # an experiment may not choose this task
         return
     assert said == (
-        f"{key}: a file may not {'raise this limit' if key == LIMIT else 'say where files are written'}, "
+        f"{key}: a file may not {'raise this limit' if key == LIMIT else 'set where files are written'}, "
         f"got {value!r}; set it on the command line"
     )
     assert f"task: {task}\n" in survives(*words, f"{key}={value}")
@@ -496,7 +496,7 @@ def test_a_file_may_repeat_our_own_places_and_say_what_is_read(tmp_path, mark, m
         *sly_experiment(tmp_path, "train", "paths", {"data_dir": "/data", "output_dir": "mine"})
     )
     assert "data_dir: /data\n" in stored
-    assert "a file may not say" in survives(*sly_experiment(tmp_path, "train", "paths.output_dir", "outputs"))
+    assert "a file may not set" in survives(*sly_experiment(tmp_path, "train", "paths.output_dir", "outputs"))
 
 
 @pytest.mark.parametrize(
@@ -543,7 +543,7 @@ def test_no_name_is_a_path(tmp_path, mark, name):
         }
         stored_network(record, "a.ckpt")
         record[slot] = record[slot] | {"name": name}
-        with pytest.raises(ConfigError, match="does not say which network"):
+        with pytest.raises(ConfigError, match="has no complete description of its network"):
             stored_network(record, "a.ckpt")
     for key in ("validation.sets", "benchmark.sets"):
         assert survives(*sly_experiment(tmp_path, "train", key, [name])).startswith(f"{key}.0: string should")

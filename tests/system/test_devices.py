@@ -313,7 +313,7 @@ def test_cudnn_does_not_choose_algorithms_by_time_while_images_are_measured(monk
 def test_a_missing_compiler_is_detected_before_the_first_step(no_gpu, monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("CXX", "g++-13")
-    assert devices.why_no_compiler("cpu") == "there is no C++ compiler (g++-13; CXX may name another)"
+    assert devices.why_no_compiler("cpu") == "there is no C++ compiler (g++-13; set CXX to use another)"
 
 
 @pytest.mark.parametrize(
@@ -349,7 +349,7 @@ def works(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [
-        ("#!/bin/sh\nexit 3\n", r"does not work \(.*CXX may name another\): exit code 3"),
+        ("#!/bin/sh\nexit 3\n", r"does not work \(.*set CXX to use another\): exit code 3"),
         ("#!/bin/sh\necho 'cc1plus: not found' >&2\nexit 1\n", r"does not work .*: cc1plus: not found"),
         ("#!/bin/sh\nexit 0\n", "does not work"),
         ("", r"does not run .*: Exec format error"),
@@ -378,7 +378,7 @@ def test_compiling_for_a_gpu_needs_a_c_compiler(gpu, monkeypatch, works):
     monkeypatch.setenv("CXX", works)
     monkeypatch.setenv("CC", "gcc-of-nowhere")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: "there")
-    assert devices.why_no_compiler("auto") == ("there is no C compiler (gcc-of-nowhere; CC may name another)")
+    assert devices.why_no_compiler("auto") == "there is no C compiler (gcc-of-nowhere; set CC to use another)"
 
 
 @pytest.mark.parametrize("benchmark", [True, False, None])

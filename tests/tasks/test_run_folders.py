@@ -99,7 +99,7 @@ def test_a_damaged_identity_lets_no_other_run_in(tmp_path, damaged):
     folder.write_config("scale: 4\n")
     folder.identity.write_text(damaged)
     for asked in (values, values | {"scale": 2}):
-        with pytest.raises(ConfigError, match=r"identity\.json' is damaged, and nothing else says which run"):
+        with pytest.raises(ConfigError, match=r"identity\.json' is damaged, and no other file identifies"):
             refuse_another(folder, Known(asked, {}, {}))
     folder.write_metrics({"identity": values})
     refuse_another(folder, Known(values, {}, {}))
@@ -114,7 +114,7 @@ def test_an_interrupted_training_run_with_a_damaged_identity_is_used_on_request(
     folder.identity.write_text("")
     said = run(place, "train", "hydra.run.dir=new", "seed=1").stderr
     assert f"'{folder.identity}' is damaged" in said
-    assert "or remove the file and set code=any if it holds this run" in said
+    assert "or remove the file and set code=any if the folder holds this run" in said
     folder.identity.unlink()
     assert (
         "differs in dataset.seed (0 there, 1 here)"

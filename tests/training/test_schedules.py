@@ -92,7 +92,7 @@ def test_a_warm_up_that_leaves_no_steps_is_refused():
     with pytest.raises(OmegaConfBaseException) as caught:
         compose("trainer=cpu", "schedule=warmup_cosine", "steps=400", "schedule.scheduler.milestones=[500]")
     said = str(explain(caught.value))
-    assert said.startswith("schedule: the warm-up takes 500 steps and the training only 400; ")
+    assert said.startswith("schedule: the warm-up takes 500 steps, but the training run has only 400; ")
 
 
 def test_a_budget_shortens_the_warm_up_with_the_training():

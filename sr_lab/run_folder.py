@@ -51,7 +51,7 @@ class RunFolder:
         self.failed = path / "failed.txt"  # exists if the last attempt failed or could not begin
         self.pruned = path / "pruned.txt"  # removed by the next attempt
         self.log = path / "log.txt"
-        self.lock = path / ".lock"  # locked by the running process; has the time when the last attempt began
+        self.lock = path / ".lock"  # locked by the running process; contains the start of the last attempt
         self.checkpoints = path / "checkpoints"
         self.earlier = path / "checkpoints.old"
         self.identity = path / "identity.json"

@@ -153,9 +153,9 @@ def _misfit(checkpoint: Checkpoint, compared: Sequence[tuple[Entry, Likeness]], 
     if like.names < _ALIKE:
         first = ", ".join(list(checkpoint.state)[:3])
         return CheckpointError(
-            f"{key}: '{checkpoint.path}' fits no network of conf/model and resembles none of ours: none "
-            f"has more than {like.num_shared} of its {len(checkpoint.state)} names ({first}, ...); "
-            f"build the network and load the weights yourself{unknown}"
+            f"{key}: '{checkpoint.path}' fits no network of conf/model and resembles none of ours: "
+            f"no network has more than {like.num_shared} of its {len(checkpoint.state)} names "
+            f"({first}, ...); build the network and load the weights yourself{unknown}"
         )
     try:
         load_weights(entry.build(), checkpoint, key=key)

@@ -1,4 +1,4 @@
-"""Detects the kind of a checkpoint file by its bytes: its name may be wrong, or a download have failed."""
+"""Detects what a checkpoint file is by its bytes; its name may be wrong, or a download may have failed."""
 
 import zipfile
 from pathlib import Path

@@ -65,7 +65,7 @@ def load(
 
     Args:
         composed: The configuration that Hydra composed; its ``hydra`` node is ignored.
-        overrides: The overrides of the command line; they name the run, and only they may set some keys.
+        overrides: The overrides of the command line; they name the run, and some keys may be set only here.
         choices: The chosen option of each group (``hydra.runtime.choices``).
 
     Raises:

@@ -401,7 +401,7 @@ def lr_side(hr_side: int, scale: int) -> int:
 
 
 def share(steps: int, part: float) -> int:
-    """Resolver that gives a share of the number of steps, at least 1; a budget shortens both."""
+    """Resolver that turns a share of the run into steps, at least 1; a budget thus shortens this part too."""
     return max(1, round(steps * part))
 
 

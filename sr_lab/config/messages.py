@@ -84,7 +84,7 @@ def _groups() -> list[str]:
 
 
 def _no_option(group: str, given: str, found: Sequence[str]) -> str:
-    """The message about an option that a group does not have; it lists one sub-folder, if one is meant."""
+    """The message about an option that a group does not have; lists its options, or those of a sub-folder."""
     options = sorted({*found, *naming.options(group)})
     near = did_you_mean(given, options)
     if group in DESCRIBED and not difflib.get_close_matches(given.lower(), options, n=1, cutoff=0.7):

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 # LIMIT, and the settings for where files are written, except those of callbacks, loggers and the profiler.
 # Only the command line may change their defaults, no file may. task=prepare also writes to paths.data_dir.
-LIMIT = "max_pixels"  # protects from untrusted images
+LIMIT = "max_pixels"  # protects against untrusted images
 WRITTEN = (
     *("paths.output_dir", "paths.cache_dir", "dataset.cache_dir"),
     *("output", "overwrite", "runs", "write_results", "store", "at", LIMIT),

@@ -241,7 +241,7 @@ def code_note(run: Known, folder: RunFolder) -> str | None:
     more = f" (there {'is 1 older run' if older == 1 else f'are {older} older runs'} too)" if older else ""
     return (
         f"code: '{before.path}' has the same settings and {how}, but was begun with {other(code, run.code)}"
-        f"{more}; this run is a new one; code=any would use the existing one"
+        f"{more}; this run is a new one; code=any would use that folder instead"
     )
 
 

@@ -121,7 +121,7 @@ def _read(place: str, node: object, slots: tuple[str, ...], packages: tuple[str,
     """Check that one of the slots allows a description, and check everything inside it."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         group = place.partition(".")[0]
-        choose = f"; choose an option that sets it with {group}=<name>" if place != group else ""
+        choose = f"; choose an option that sets {place}: {group}=<name>" if place != group else ""
         choose = naming.instead(place, ()) or choose
         raise ConfigError(f"{place}: must be a group of settings with a _target_, got {node!r}{choose}")
     target, slot = _resolve(f"{place}._target_", node["_target_"], slots, packages)

@@ -30,7 +30,7 @@ _VALUED = (
     "-p",
     "-c",
 )
-# Names of the option of other programs that takes a recipe's file.
+# Names that other programs give to the option for a recipe's file.
 _RECIPES = ("opt", "option", "options", "config", "conf", "cfg_path")
 _OTHERS = (
     "--help",
@@ -69,7 +69,7 @@ def understood(words: Sequence[str]) -> list[str]:
 
 
 def for_help(words: Sequence[str]) -> list[list[str]]:
-    """The command lines whose help pages are printed one after the other: one for each option of a group.
+    """The command lines whose help is printed one after the other: one for each of a group's options.
 
     Args:
         words: What `understood` returned.

@@ -117,7 +117,7 @@ def test_an_unknown_network_resembles_no_network_in_the_catalogue(tmp_path, monk
     state = {f"layers.{i}.weight": torch.ones(1) for i in range(778)}
     torch.save(state | {"tail.0.weight": torch.ones(1), "tail.0.bias": torch.ones(1)}, tmp_path / "a.pth")
     said = refusal(tmp_path / "a.pth")
-    assert "resembles none of ours: none has more than 2 of its 780 names (layers.0.weight" in said
+    assert "resembles none of ours: no network has more than 2 of its 780 names (layers.0.weight" in said
     assert "nearest" not in said
 
 

@@ -66,7 +66,7 @@ MISTAKES = {
     "callbacks.timer='{_target_: lightning.pytorch.callbacks.Timer, durations: 3}'": (
         *("callbacks.timer.durations", "did you mean 'duration'?"),
     ),
-    "rows='{A: [validation.sets=[Set5]]}'": ("rows", "has a '=' in quotes"),
+    "rows='{A: [validation.sets=[Set5]]}'": ("rows", "contains a '=' in quotes"),
     "rows.A=[lr=3] row=0": ("rows.A", "lr", "learning_rate"),
     "hparams_search.space.loss=[l1,l2]": ("hparams_search.trials", "hparams_search=<name>"),
     "hparams_search=optuna hparams_search.space='{seed: [1,2]}'": ("hparams_search.space.seed", "remove it"),

@@ -108,7 +108,7 @@ def test_an_extra_weight_is_named_without_advice_on_model_and_scale(tmp_path, mo
     state = {prefix + name: value for name, value in torch.load(official(tmp_path, "imdn", 4)).items()}
     torch.save(state | {"step_counter": torch.ones(1)}, tmp_path / "a.pth")
     said = refusal(tmp_path / "a.pth")
-    assert "does not fit IMDN: 1 unexpected (step_counter); remove from the file" in said
+    assert "does not fit IMDN: 1 unexpected (step_counter); remove the unexpected" in said
     assert "set model and scale" not in said
 
 

@@ -247,7 +247,7 @@ FOREIGN = {
     "text": (b"hello", "is a text file, not a checkpoint"),
     "image": (b"\x89PNG\r\n\x1a\n", "is an image"),
     "page": (b"\n<!DOCTYPE html><html>", "is a web page, .*download"),
-    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS, .*download"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS pointer, .*download"),
     "gzip": (gzip.compress(b"x"), "gzip; unpack"),
     "tar": (bytes(257) + b"ustar" + bytes(250), "tar archive; unpack"),
     "npz": (archive("weight.npy"), "NumPy archive"),

@@ -155,7 +155,7 @@ class HubNetwork(nn.Module, ModelHubMixin):
         allow: Sequence[str],
         note: Callable[[str], object],
     ) -> Self:
-        """The network of a checkpoint; a repository's network has its own card, which states the origin."""
+        """The network of a checkpoint; ``origin`` is ``None`` for a repository, whose own card states it."""
         described = describe(checkpoint, key="hub", allow=allow, note=note)
         with as_large_as(checkpoint, "hub"):
             network = build_network(described, allow)

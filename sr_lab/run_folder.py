@@ -235,7 +235,7 @@ class RunFolder:
         """Refuse links and pipes, which in an untrusted folder could redirect the run's output anywhere.
 
         Raises:
-            ConfigError: The folder is a link, contains one that leads out of it, or contains a pipe.
+            ConfigError: The folder is a link, contains a link to a place outside, or contains a pipe.
         """
         if self.path.is_symlink():
             raise ConfigError(

@@ -63,7 +63,7 @@ def _compared(checkpoint: Checkpoint) -> Iterator[tuple[Entry, Likeness]]:
 
 
 def fitting(checkpoint: Checkpoint) -> list[Entry]:
-    """The networks whose weights match a checkpoint's in name and shape; official names match too."""
+    """The networks that have a checkpoint's names and shapes of weights; the authors' names match too."""
     return [entry for entry, like in _compared(checkpoint) if like.fits]
 
 

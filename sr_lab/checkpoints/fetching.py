@@ -15,7 +15,7 @@ from sr_lab.datasets.registry import Archive
 from sr_lab.errors import CheckpointError, SRLabError
 from sr_lab.zoo.published import PREFIX, Published
 
-MIRROR = "SR_LAB_ZOO"  # address or folder of a copy, in which files have the paths that they have on GitHub
+MIRROR = "SR_LAB_ZOO"  # address or folder of a copy; its files have the same paths as on GitHub
 
 
 def provide(entry: Published, key: str, note: Callable[[str], object]) -> Path:
@@ -27,7 +27,7 @@ def provide(entry: Published, key: str, note: Callable[[str], object]) -> Path:
         note: Called with a sentence before a download.
 
     Returns:
-        The file, whose size and digest are the published ones.
+        The file; its size and digest match the published ones.
 
     Raises:
         CheckpointError: No address serves the file, or the cache cannot be written.

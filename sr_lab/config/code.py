@@ -1,7 +1,7 @@
 """The code behind the classes that a run names: a digest of each module that computes its results.
 
 The digests cover the module of each class and every module that it imports, even indirectly or inside
-functions, if they are the user's own code or sr_lab's packages that compute. Python's library and installed
+functions, if they are the user's own or in sr_lab's packages that compute. Python's library and installed
 packages do not count (``metrics.json`` records the versions of packages), except those that the user trusts
 with ``allow``.
 
@@ -29,7 +29,7 @@ from sr_lab.errors import ConfigError
 # Our packages that compute results. The others (errors, files, reports, the training loop) are identified by
 # the recorded commit.
 _COMPUTE = {"models", "layers", "upsamplers", "strategies", "ops", "losses", "datasets", "degradations"}
-# The packages that take part in measuring a network, and the modules whose imports are followed.
+# The packages that take part in measuring a network, and the modules whose imports lead to the rest.
 _MEASURE = _COMPUTE | {"protocol", "metrics", "inference", "training"}
 _MEASURING = ("sr_lab.training.lit_module", "sr_lab.inference.backends")
 # The versions of these libraries are recorded; their code does not count, even if they are built from source

@@ -181,7 +181,7 @@ def without_search(overrides: Sequence[str]) -> list[str]:
     return [override for override in overrides if key_of(override).partition(".")[0] not in own]
 
 
-# Settings that a row may not change: they choose the row, act before a run is checked, or grant trust.
+# Settings that a row must not change: they choose the row, act before a run is checked, or grant trust.
 NOT_OF_A_ROW = {
     *("row", "rows", "row_label", "table", "experiment", "experiment_name", "sweep", "hydra", "allow"),
     "hparams_search",

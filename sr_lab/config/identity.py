@@ -191,7 +191,7 @@ def _bases(node: object) -> list[type]:
 
 
 def _is_own(node: object) -> bool:
-    """Whether a callback is the user's own, which may do anything to the training."""
+    """Whether a callback is the user's own; it may then change the training in any way."""
     return any(not f"{base.__module__}.".startswith(WATCHING) for base in _bases(node)[:1])
 
 
@@ -221,7 +221,7 @@ def known(config: Config) -> Known:
 
 @functools.lru_cache(maxsize=1)
 def _of_choices(config: Config) -> dict[str, str]:
-    """The code of the classes among which a search chooses; `runs.search` reports choices that are wrong."""
+    """The code of the classes among which a search chooses; `runs.search` reports invalid choices."""
     found: dict[str, str] = {}
     rooms = [*filter(None, (slot.room for slot in SLOTS.values())), *targets.trusted_packages(config.allow)]
     space = {} if config.hparams_search is None else config.hparams_search.space
@@ -317,7 +317,7 @@ def has_run_folder(config: Config) -> bool:
 
 
 def writes_own_folder(config: Config) -> bool:
-    """Whether two different jobs of a multirun may not write into one folder."""
+    """Whether two different jobs of a multirun must not write into one folder."""
     return has_run_folder(config) or isinstance(config, (UpscaleConfig, PicturedConfig, ShardConfig))
 
 
@@ -391,7 +391,7 @@ def rows(*, _root_: DictConfig) -> str:
 
 
 def lr_side(hr_side: int, scale: int) -> int:
-    """Resolver that converts the side of an HR patch, which some recipes state, to LR pixels."""
+    """Resolver that gives the side of an LR patch, for recipes that state the side of the HR patch."""
     if hr_side % scale:
         raise ConfigError(
             f"dataset.lr_patch_size: the recipe's HR patch of {hr_side} is not divisible by scale={scale}; "

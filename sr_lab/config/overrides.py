@@ -56,7 +56,7 @@ def key_of(override: str) -> str:
 
 
 def is_set(key: str, overrides: Sequence[str]) -> bool:
-    """Whether the command line itself sets a key, part of it, or all settings around it (``a={b: 1}``)."""
+    """Whether the command line sets a key, a key inside it, or a dictionary around it (``a={b: 1}``)."""
     return any(
         f"{key_of(override)}.".startswith(f"{key}.")
         or ("={" in override and f"{key}.".startswith(f"{key_of(override)}."))

@@ -69,7 +69,7 @@ def understood(words: Sequence[str]) -> list[str]:
 
 
 def for_help(words: Sequence[str]) -> list[list[str]]:
-    """The command lines whose help is printed one after the other: one for each of a group's options.
+    """The command lines whose help is printed one after the other: one for each listed option of a group.
 
     Args:
         words: What `understood` returned.

@@ -92,7 +92,7 @@ def _replaced(place: str, value: object, leaf: Callable[[str, object], object]) 
 
 
 def _refuse_secret(place: str, value: object, known: Sequence[str]) -> None:
-    """Refuse a secret, since composed values go into ``config.yaml``, reports and W&B, which others see."""
+    """Refuse a secret: settings are stored in ``config.yaml``, reports and W&B, which other people read."""
     if not isinstance(value, str):
         return
     is_named = _SECRET.search(place.rpartition(".")[2])

@@ -1,4 +1,4 @@
-"""Which task uses which setting: what the command line sets is used, or refused."""
+"""Which task uses which setting: a setting on the command line is used or refused."""
 
 from collections.abc import Sequence
 

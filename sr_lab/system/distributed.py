@@ -75,7 +75,7 @@ def trainer_arguments(
 
     Raises:
         ConfigError: The configuration asks for a different number of devices than were started, or for
-            processes that may not be started.
+            processes that must not be started.
     """
     arguments = dict(arguments)
     if arguments.get("accelerator") == "auto" and not has_gpu("auto"):

@@ -75,7 +75,7 @@ def describe(error: BaseException) -> str | None:
     if "illegal memory access" in text:
         return (
             "training: the GPU reports an illegal memory access; "
-            f"{RESUMES}, and if it happens again, CUDA_LAUNCH_BLOCKING=1 shows in which operation"
+            f"{RESUMES}, and if it happens again, CUDA_LAUNCH_BLOCKING=1 shows the operation"
         )
     if isinstance(error, MemoryError):
         return f"training: the memory of this machine is full; lower num_workers; {RESUMES}"

@@ -7,8 +7,7 @@ def collect_later() -> None:
     """Collect no garbage until `collect` is called.
 
     A command that trains creates a million objects before its first step, almost all by importing torch and
-    Lightning. They are never freed, but the collector would check them again and again, which takes 1 s of
-    5 s.
+    Lightning. They are never freed, but the collector would check them repeatedly, which takes 1 s of 5 s.
     """
     gc.disable()
 

@@ -74,7 +74,7 @@ def end_with_parent(parent: int, number: int) -> None:
 
 
 def obey_parent_only() -> None:
-    """In a worker, ignore `END_SIGNALS`, except for ``SIGTERM`` from the parent, which ends it.
+    """In a worker, ignore `END_SIGNALS`, except that ``SIGTERM`` from the parent ends the worker.
 
     On Linux, the worker is killed when its parent is.
     """

@@ -94,7 +94,7 @@ def read_claims(root: Path) -> list[Claim]:
 
 
 def find(runs: Sequence[Run], claims: Sequence[Claim]) -> list[Finding]:
-    """What finished runs show of each claim whose rows they have, for each budget separately."""
+    """The findings on claims for which both rows have finished runs, for each budget separately."""
     found = []
     usable = [run for run in runs if not run.problem and run.values.get("protocol") == PRINTED_PROTOCOL]
     for name in sorted({recipe_of(run) for run in usable}):
@@ -132,7 +132,7 @@ def _finding(claim: Claim, runs: Sequence[Run], name: str) -> Finding | None:
 
 
 def _differences(better: Sequence[Run], worse: Sequence[Run]) -> list[float]:
-    """PSNR of each image that both have, in dB."""
+    """Differences in PSNR, in dB, on the images that both rows have."""
     ours, theirs = per_image(better), per_image(worse)
     return [ours[image] - theirs[image] for image in ours if image in theirs]
 
@@ -146,11 +146,11 @@ def _corrected(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def write_findings(findings: Iterable[Finding], root: Path) -> Path:
-    """Add to ``<root>/ledger/results.csv``; a finding replaces the earlier one of its claim and budget."""
+    """Add findings to ``<root>/ledger/results.csv``; each replaces that of the same claim and budget."""
     path = root / "ledger" / "results.csv"
     known: dict[tuple[str, ...], Mapping[str, object]] = {}
     for row in [*read_findings(root), *map(asdict, findings)]:
-        # As a text, a negative number would be escaped like a formula.
+        # As a string, a negative number would be escaped like a formula.
         known[_key(row)] = row | {key: float(f"{float(row[key]):.4g}") for key in _NUMBERS}
     files.write(path, csv_text(COLUMNS, [known[key] for key in sorted(known)]))
     return path
@@ -165,7 +165,7 @@ def read_findings(root: Path) -> list[dict[str, str]]:
 
 
 def section(root: Path) -> str:
-    """The finding on each claim, as a table in Markdown."""
+    """The findings on the claims, as a table in Markdown."""
     claims = {(each.paper, each.table, each.better, each.worse): each for each in read_claims(root)}
     lines = [
         "| paper | claim | printed [dB] | here [dB] | seeds | p | seen here |",

@@ -1,4 +1,4 @@
-"""The columns of a table: how each metric is printed, and how its figure is read from a row's runs."""
+"""The columns of a table: how each metric is printed, and how its value is read from a row's runs."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -21,15 +21,15 @@ _MAX_SETTINGS = 3  # columns of settings to the left of the figures; the rest ar
 _METRICS: dict[str, tuple[str, str, int, bool | None, str]] = {
     "psnr_y": ("PSNR", "", 2, True, "mean over the images, in dB"),
     "ssim_y": ("SSIM", "", 4, True, "mean over the images"),
-    "lpips": ("LPIPS", "", 4, False, "distance of AlexNet's features, mean over the images; less is better"),
+    "lpips": ("LPIPS", "", 4, False, "distance of AlexNet's features, mean over the images; lower is better"),
     "lpips_vgg": (
         "LPIPS VGG",
         "",
         4,
         False,
-        "distance of VGG16's features, mean over the images; less is better",
+        "distance of VGG16's features, mean over the images; lower is better",
     ),
-    "dists": ("DISTS", "", 4, False, "mean over the images; less is better"),
+    "dists": ("DISTS", "", 4, False, "mean over the images; lower is better"),
     "psnr_y_gain": ("PSNR gain", "dB", 2, None, ""),
     "num_params_k": ("params", "K", 1, None, "parameters"),
     "multi_adds_g": ("multi-adds", "G", 1, None, "multiply-adds for an output of 1280x720"),
@@ -101,9 +101,9 @@ def sweep_columns(runs: Sequence[Run], entries: Sequence[Entry]) -> list[tuple[C
 
 
 def derived(key: Key, entry: Entry, block: Sequence[Entry]) -> float | None:
-    """A figure computed from other rows of the block: a strategy's gain or cost, "A new minus old".
+    """A value computed from rows of the block: a strategy's gain or extra time, or "A new minus old".
 
-    ``None`` if a row is missing, or if the two PSNR are from different protocols or images.
+    ``None`` if a row is missing, or if the two PSNR values are from different protocols or images.
     """
     set_name, metric = key
     if metric not in _METRICS:
@@ -152,7 +152,7 @@ def _metric(key: Key, *, decimals: int | None = None, is_extra: bool = False) ->
 def _with_printed(
     columns: Sequence[tuple[Column, Read]], entries: Sequence[Entry]
 ) -> list[tuple[Column, Read]]:
-    """The columns, with the multiply-adds that papers print next to our count of all operations."""
+    """The columns, with a column of printed multiply-adds after our count of all operations."""
     made = list(columns)
     place = next((n for n, (column, _) in enumerate(made) if key_of(column) == MULTI_ADDS), None)
     if place is not None and any(printed_adds(entry).text for entry in entries):
@@ -185,7 +185,7 @@ def _costs(runs: Sequence[Run], *, is_extra: bool = False) -> list[tuple[Column,
 
 
 def _number(key: str, unit: float, decimals: int) -> Read:
-    """A figure of metrics.json, with its quartiles if one run measured it several times."""
+    """A number of metrics.json, with its quartiles if one run measured it several times."""
 
     def cell(entry: Entry, name: str) -> Cell:
         return entry.cell(lambda run: run.number(name, unit))

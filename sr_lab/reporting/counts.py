@@ -1,7 +1,7 @@
 """Sizes and multiply-adds of the networks that papers compare, and how each paper counted what it prints.
 
-``multi_adds.csv`` has, for a ``model=`` and scale, our count of parameters and of all operations at 1280x720,
-and each printed figure with its rule. A test repeats every count.
+``multi_adds.csv`` has, for each ``model=`` and scale, our count of parameters and of all operations at
+1280x720, and each printed number with its rule. A test repeats every count.
 """
 
 import csv
@@ -14,7 +14,7 @@ from sr_lab.reporting import published
 from sr_lab.reporting.published import Figure
 
 UNKNOWN = "rule not checked: the network is not implemented here"
-# What a printed figure counts; other values of the column ``counted`` need no explanation.
+# What a printed number counts; other values of the column ``counted`` need no explanation.
 RULES: Mapping[str, str] = {
     "all": "all operations at 1280x720",
     "conv": "weights of convolutions times positions at 1280x720; no linear layers, no attention",
@@ -52,7 +52,7 @@ def _rows() -> tuple[dict[str, str], ...]:
 
 @functools.cache
 def size(model: str, scale: int | None) -> Size | None:
-    """Our count for a network that papers compare; ``None`` for another network."""
+    """Our count for a network that papers compare; ``None`` for any other network."""
     same = (row for row in _rows() if (row["model"], row["scale"]) == (model, str(scale)))
     row = next(same, None)
     if row is None:
@@ -62,10 +62,10 @@ def size(model: str, scale: int | None) -> Size | None:
 
 
 def rule(figure: Figure) -> str:
-    """How the multiply-adds of a printed figure were counted, for a footnote."""
+    """How printed multiply-adds were counted, for a footnote."""
     of_model = [row for row in _rows() if row["model"] == figure.model and row["counted"]]
     exact = (row for row in of_model if (row["scale"], row["printed"]) == (str(figure.scale), figure.text))
-    # The variants of an ablation are counted like their network.
+    # The variants in an ablation are counted like the network itself.
     usual = (row for row in of_model if row["counted"] in RULES)
     found = next(exact, None) or next(usual, None)
     counted = found["counted"] if found else UNKNOWN
@@ -74,7 +74,7 @@ def rule(figure: Figure) -> str:
 
 @functools.cache
 def comparisons() -> tuple[Figure, ...]:
-    """Figures of tables that compare networks, without rows whose size differs from the network's."""
+    """The numbers of tables that compare networks, without rows whose size is not that of the network."""
     sizes = {_row(f): f.value * 1e3 for f in published.comparisons() if f.metric == "num_params_k"}
 
     def is_same(figure: Figure) -> bool:
@@ -86,7 +86,7 @@ def comparisons() -> tuple[Figure, ...]:
 
 @functools.cache
 def _printed_names() -> Mapping[str, str]:
-    """``model=`` -> the name that most papers print; a name of several words says how a row was trained."""
+    """``model=`` -> the name of one word that most papers print; longer ones say how a row was trained."""
     labels: dict[str, list[str]] = {}
     for figure in comparisons():
         if " " not in figure.row:

@@ -92,11 +92,11 @@ class Comparison:
     """What a figure shows.
 
     Args:
-        set_name: The test set of the image; empty if it is of none.
+        set_name: The test set of the image; empty if it is from no set.
         image: Name of the image.
         scale: Upscaling factor.
         hr: The HR image; ``None`` if only the LR image was given, so that nothing was measured.
-        whole: The image at the left, in any size.
+        whole: The image on the left, in any size.
         methods: The results; bicubic first.
     """
 
@@ -109,9 +109,9 @@ class Comparison:
 
     @classmethod
     def of(cls, picture: Picture) -> "Comparison":
-        """What runs have saved, with the methods of its figure.
+        """The comparison of an image that runs have saved.
 
-        That is bicubic and the last six, as a paper's own network is last.
+        It shows bicubic and the last six methods, since a paper's own network is last.
         """
         first, *rest = picture.results
         kept = (first, *rest[-(_MAX_METHODS - 1) :])
@@ -130,7 +130,7 @@ class Comparison:
         return window(hr, [method.pixels for method in self.methods], self.scale, size)
 
     def scores(self) -> list[Score]:
-        """The figures of `versions`, as they are printed; empty without an HR image."""
+        """PSNR and SSIM of each of `versions`, as they are printed; empty without an HR image."""
         if self.hr is None:
             return [[] for _ in self.methods]
         whole = [Row(m.name, (Cell(m.psnr), Cell(m.ssim)), protocol=m.protocol) for m in self.methods]
@@ -146,8 +146,9 @@ class Comparison:
 def window(hr: Pixels | None, results: Sequence[Pixels], scale: int, size: int) -> Box:
     """Choose the window in which the methods' errors differ most, by a fixed rule.
 
-    The rule sums over the window, for each pixel, the variance over the methods of the absolute error
-    averaged over channels; without an HR image, the variance of the results themselves.
+    For each pixel, the rule averages the absolute error of each method over channels, and takes the variance
+    of these errors over the methods; the window with the largest sum of variances is chosen. Without an HR
+    image, the results themselves are used instead of their errors.
 
     Args:
         hr: The HR image ``(H, W, 3)``, or ``None``.
@@ -197,10 +198,10 @@ def write(folder: Path, picture: Picture) -> Path:
         Path of the PNG.
 
     Raises:
-        DataError: The folder is a link, which could lead out of a stranger's folder of runs.
+        DataError: The folder is a link, which could lead out of an untrusted folder of runs.
     """
     if folder.is_symlink():
-        raise DataError(f"{folder}: is a link, and the files would be written to its target; remove it")
+        raise DataError(f"{folder}: is a link, and the files would be written to its target; remove the link")
     comparison = Comparison.of(picture)
     stem = f"crops_{safe(picture.set_name)}_{safe(picture.image)}_x{picture.scale}"
     return write_figure(folder, stem, comparison, comparison.window(), rule="auto")[0]
@@ -268,7 +269,7 @@ def _zoom(box: Box) -> int:
 
 
 def _columns_of(cells: int) -> int:
-    """Two rows of up to four cells, or three rows of up to six."""
+    """The number of columns: two rows of up to four cells, or three rows of up to six."""
     return min(6, max(min(4, math.ceil(cells / 2)), math.ceil(cells / 3)))
 
 
@@ -363,7 +364,7 @@ def _caption(figure: Figure, centre: float, top: float, parts: Score, *, room: f
 
 
 def _latex(comparison: Comparison, stem: str, scores: Sequence[Score]) -> str:
-    """The figure in a paper's own font: the whole image, and a table of the crops, all separate files."""
+    """LaTeX for the figure, with the paper's own font: the whole image and a table of crops, each a file."""
     columns = _columns_of(len(scores))
     width = rf"{0.98 / columns:.3f}\linewidth"
     whole, *crops = (path.name for path in files_of(Path(), stem, [v.name for v in comparison.versions])[4:])
@@ -375,12 +376,12 @@ def _latex(comparison: Comparison, stem: str, scores: Sequence[Score]) -> str:
         names = [rf"\parbox[t]{{{width}}}{{\centering {escape(version.name)}}}" for version, _, _ in row]
         table += [" &\n".join(images) + r" \\", " &\n".join(names) + r" \\"]
         if comparison.hr is not None:
-            figures = ["".join(MARKS[rank].format(text) for text, rank in score) for *_, score in row]
-            table.append(" & ".join(figures) + r" \\")
+            printed = ["".join(MARKS[rank].format(text) for text, rank in score) for *_, score in row]
+            table.append(" & ".join(printed) + r" \\")
         table[-1] += "[2pt]"
     of_set = f" from {escape(comparison.set_name)}" if comparison.set_name else ""
     title = f"{escape(comparison.image)}{of_set}, $\\times{comparison.scale}$"
-    best = "" if comparison.hr is None else " The best figures are bold, the second best underlined."
+    best = "" if comparison.hr is None else " The best values are bold, the second best underlined."
     return "\n".join(
         [
             r"% \usepackage{graphicx}",

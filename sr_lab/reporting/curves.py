@@ -41,8 +41,8 @@ class Key:
 class Training:
     """Curves of all runs."""
 
-    # Title and plot (``<svg>``) of each quantity. Runs with the same curve share one line, which says how
-    # many they are; ``data-run`` of a line lists their positions in the legend.
+    # Title and plot (``<svg>``) of each quantity. Runs with the same curve share one line with their
+    # number above it; ``data-run`` of a line lists their positions in the legend.
     panels: list[tuple[str, str]]
     keys: list[Key]  # the legend
     # Whether any run was interrupted; dotted vertical lines show where it resumed.
@@ -64,8 +64,8 @@ def read(runs: Sequence[Run], column: str) -> list[Curve]:
 def restarts(run: Run) -> tuple[float, ...]:
     """Steps from which a training run was resumed.
 
-    The start of the last attempt is known. Earlier interruptions show only as pauses of at least a minute and
-    ten times the usual time between two rows without a validation.
+    The start of the last attempt is known. Earlier interruptions are recognised as pauses of over a minute
+    and over ten times the usual time between two rows, unless there was a validation.
     """
     rows = [row for row in run.record if {"step", "time"} <= row.keys()]
     pairs = [(one["time"], other["time"], one["step"], other) for one, other in itertools.pairwise(rows)]

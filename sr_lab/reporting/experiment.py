@@ -1,4 +1,4 @@
-"""The table of an experiment: runs next to the paper's figures, averaged over seeds, the best marked."""
+"""The table of an experiment: runs next to the paper's figures, averaged over seeds, with the best marked."""
 
 import math
 from collections import Counter
@@ -54,7 +54,9 @@ _NOTES = (
 
 
 def experiment_table(runs: Sequence[Run], *, baseline: str | None = None) -> Table:
-    """The paper's table if all runs belong to one, otherwise a table with one row for each distinct run.
+    """The paper's table if all runs belong to one, otherwise a table of the runs.
+
+    In a table of runs, those that differ only in their seed share a row.
 
     Args:
         runs: At least one run.
@@ -109,7 +111,7 @@ def print_runs(runs: Sequence[Run], console: Console | None = None, *, columns: 
 
 
 def _experiment(run: Run) -> str:
-    """The name of a run's experiment; without one, a task other than training has its own name."""
+    """The name of a run's experiment; if it has none, the name of a task other than training."""
     name = str(run.values["experiment"])
     return str(run.settings.get("task", name)) if name == "train" else name
 
@@ -138,7 +140,7 @@ def _table(
     specs: Sequence[tuple[Column, Read]],
     baseline: str | None,
 ) -> Table:
-    # In a comparison of networks, differences from its first row would say nothing.
+    # In a comparison of networks, differences from the first row mean nothing.
     gains = not any(entry.is_own for entry in entries)
     columns = tuple(replace(c, with_gain=gains and c.key.endswith("psnr_y")) for c, _ in specs)
     rows: list[RowAndImages] = []
@@ -223,7 +225,7 @@ def _below_bicubic(entry: Entry) -> str:
 
 
 def _bicubic(runs: Sequence[Run], columns: Sequence[Column], block: str) -> list[RowAndImages]:
-    """Bicubic's figures, one row for each protocol and for each version of the images of a test set."""
+    """Rows for bicubic upscaling, one for each protocol and each version of the images of a test set."""
     groups: list[list[Run]] = []
     for run in runs:
         if not any(key.startswith("bicubic/") for key in run.values):
@@ -295,7 +297,9 @@ def _head(runs: Sequence[Run]) -> list[str]:
         if run.number("skipped_steps")
     ]
     if any("cpu_s_per_megapixel" in run.values for run in runs):
-        found["CPU"] = ["eager float32 passes to 640x360 pixels, median (quartiles); other columns: 1280x720"]
+        found["CPU"] = [
+            "eager float32 passes with an output of 640x360, median (quartiles); other columns: 1280x720"
+        ]
     found["commit"] = [run.commit for run in runs if run.commit]
     if any("multi_adds" in run.values for run in runs):
         found["multi-adds"] = ["all operations at an output of 1280x720"]

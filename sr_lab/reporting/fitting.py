@@ -42,7 +42,9 @@ def choose(table: Table, columns: Columns, width: int | None) -> Shown:
         if not unknown:
             return Shown(_part(table, found))
         known = dict.fromkeys(column.title for column in table.columns)
-        remark = f"columns: there is no column '{', '.join(unknown)}' here; allowed: {', '.join(known)}"
+        remark = (
+            f"columns: there is no column {', '.join(map(repr, unknown))} here; allowed: {', '.join(known)}"
+        )
         rest = choose(table, "auto", width)
         return Shown(rest.table, (*rest.remarks, remark))
     assert width is not None
@@ -63,7 +65,7 @@ def choose(table: Table, columns: Columns, width: int | None) -> Shown:
     if not left_out:
         return Shown(_part(made, places))
     remark = f"left out to fit {width} characters: {', '.join(left_out)}"
-    return Shown(_part(made, places), (f"{remark}; columns=all shows all in {needed}",))
+    return Shown(_part(made, places), (f"{remark}; columns=all shows every column, in {needed} characters",))
 
 
 def cells(line: Line) -> list[str]:
@@ -78,7 +80,7 @@ def heads(table: Table) -> list[str]:
 
 
 def width_of(table: Table) -> int:
-    """Characters of the printed table, with its frame."""
+    """Width of the printed table with its frame, in characters."""
     columns = [head.split("\n") for head in heads(table)]
     for line in lines(table):
         for column, text in zip(columns, cells(line), strict=True):
@@ -87,7 +89,7 @@ def width_of(table: Table) -> int:
 
 
 def _fitting(table: Table, order: Sequence[int], width: int) -> list[int]:
-    """The first columns in an order that fit together, in the order of the table; at least one."""
+    """As many columns as fit, the first of ``order`` first, but at least one; in the order of the table."""
     kept: list[int] = []
     for number in order:
         more = sorted([*kept, number])
@@ -128,7 +130,7 @@ def _importance(column: Column) -> tuple[bool, int]:
 
 
 def _names(column: Column) -> set[str]:
-    """What ``columns=`` may call a column."""
+    """The names by which ``columns=`` can choose a column, reduced to letters and digits."""
     said = (column.title, column.head, column.group, column.key, f"{column.group} {column.title}")
     return {_letters(name) for name in said if name}
 

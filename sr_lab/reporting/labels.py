@@ -8,14 +8,14 @@ from sr_lab.reporting.runs import Run
 from sr_lab.reporting.settings import GROUPS, differences
 from sr_lab.run_folder import read_index
 
-_Candidate = tuple[str, Sequence[str]]  # a setting and its value in each run; the setting of a name is empty
+_Candidate = tuple[str, Sequence[str]]  # a setting, empty for a name; its value in each run
 
 # Settings of a command line that a reader need not know if every row of a table shares them.
 _UNSAID = ("trainer", "logger", "paths", "sweep", "num_workers", "benchmark", "hydra", "columns", "resume")
 
 
 def labels(runs: Sequence[Run], *, seeds: bool = False) -> list[str]:
-    """For each run what tells it from the others, e.g. ``deconv`` or ``imdn, num_feat 16``.
+    """For each run, what tells it apart from the others, e.g. ``deconv`` or ``imdn, num_feat 16``.
 
     Words are added until they tell apart the runs of each scale, or until no setting differs further: first
     the rows of a table or the networks, then what was typed on a sweep's command line, then other settings.
@@ -42,7 +42,7 @@ def labels(runs: Sequence[Run], *, seeds: bool = False) -> list[str]:
 
 
 def of_job(folder: Path) -> str:
-    """What tells a job from the other jobs of its sweep; empty if nothing does, or if there is no sweep.
+    """What tells a job apart from the other jobs of its sweep; empty if nothing does, or without a sweep.
 
     Args:
         folder: The job's run folder, next to the sweep's index.
@@ -59,7 +59,7 @@ def of_job(folder: Path) -> str:
 
 
 def shared(runs: Sequence[Run]) -> str:
-    """What the command lines of all runs of a sweep have in common; empty if they do not have one."""
+    """What the command lines of all runs of a sweep have in common; empty if that is nothing."""
     first, *others = (run.overrides for run in runs)
     return " ".join(
         override.lstrip("+")
@@ -70,7 +70,7 @@ def shared(runs: Sequence[Run]) -> str:
 
 
 def is_said(label: str, key: str, text: str) -> bool:
-    """Whether a label says the value of a setting."""
+    """Whether a label contains the value of a setting."""
     return text == "-" or _letters(_word(key, text)) in _letters(label)
 
 

@@ -50,7 +50,7 @@ def to_latex(table: Table, *, paired: bool = False) -> str:
     cited = any(row.is_measured for row in rows)
     slots = _slots(columns, paired)
     lead = 2 if table.has_blocks else 1
-    caption = f"{escape(table.title)}. The best figures are bold, the second best underlined."
+    caption = f"{escape(table.title)}. The best values are bold, the second best underlined."
     if cited and any(row.problem and row.has_paper for row in rows):
         caption += r" $^\dagger$: as printed in the paper, not ranked."
     if bases := {_label(row.against, rows) for row in rows if row.mark}:

@@ -9,7 +9,7 @@ from sr_lab.reporting.table import Table, lines, titles
 
 def escape(text: str) -> str:
     """Escape a text so that it neither ends its table cell nor is read as markup."""
-    # A bracket could start an image that is loaded from a stranger's server.
+    # A bracket could start an image that is loaded from an untrusted server.
     return re.sub(r"([\\|`*_<>[\]])", r"\\\1", " ".join(printable(text).splitlines()))
 
 

@@ -35,7 +35,7 @@ def render(table: Table, runs: Sequence[Run], *, root: Path, found: Sequence[Pic
         runs: The runs of the table, in the order of curves and images.
         root: The folder of runs, for the pictures of ``task=analyze`` in it and for the command that
             regenerates the page.
-        found: The images that the runs have saved, if they are known (`saved_images.find`).
+        found: The images that the runs have saved, if `saved_images.find` was called before.
     """
     found = saved_images.find(runs) if found is None else found
     albums, left_out = page_images.albums(found)

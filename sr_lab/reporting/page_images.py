@@ -1,7 +1,7 @@
-"""The images inside the page: of each, the part in which the methods differ most, stored once without loss.
+"""The images inside the page: the part of each in which the methods differ most, stored once and losslessly.
 
-Every method gets the same number of pixels, so a page grows with its methods, and if it shows fewer images,
-they are larger. The pixels are those that were measured, so the page can measure them again.
+Every method gets the same number of pixels in all, so a page grows with the number of methods, and fewer
+images are shown larger. The pixels are those that were measured, so the page can measure them again.
 """
 
 import base64
@@ -30,7 +30,7 @@ class Shot:
 
     name: str  # the method
     kind: str  # ``lr``, ``sr`` or ``hr``
-    source: str = ""  # WebP without loss as a data URI; empty if ``same`` names it
+    source: str = ""  # lossless WebP as a data URI; empty if ``same`` names it
     same: str = ""  # another method with the same pixels
     psnr: float = math.nan  # in dB, ``nan`` for LR and HR
     ssim: float = math.nan  # ``nan`` for LR and HR
@@ -43,7 +43,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class Overview:
-    """A whole HR image, small and with loss, to show where a part of it is."""
+    """A whole HR image, small and compressed with loss, to show where a part of it is."""
 
     source: str  # WebP as a data URI
     width: int  # of the HR image
@@ -94,12 +94,13 @@ def albums(found: Sequence[Picture]) -> tuple[list[Album], str]:
         remarks.append("large images are cut to the part in which the methods differ most")
     if left_out["images"]:
         remarks.append(
-            f"{left_out['images']} of {len(found)} images, on which they differ least, are left out"
+            f"{len(made)} of {len(found)} images are shown, those on which the methods differ most"
         )
     if left_out["runs"]:
+        verb = "run is" if left_out["runs"] == 1 else "runs are"
         remarks.append(
-            f"{left_out['runs']} runs are left out (shown are the first run and the {_MAX_METHODS - 1} "
-            "with the highest PSNR)"
+            f"{left_out['runs']} {verb} left out (shown are the first run and the {_MAX_METHODS - 1} with "
+            "the highest PSNR)"
         )
     return made, f"To keep the page small, {'; '.join(remarks)}." if remarks else ""
 
@@ -148,7 +149,7 @@ def strip(picture: Picture) -> Strip:
 
 
 def _stored_once(shots: Iterable[Shot]) -> list[Shot]:
-    """The shots; one with the same pixels as an earlier one only names that one."""
+    """The shots; one with the same pixels as an earlier shot only refers to that shot."""
     known: dict[str, str] = {}
     return [
         shot

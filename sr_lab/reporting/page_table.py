@@ -7,7 +7,7 @@ from sr_lab.reporting.table import Cell, Column, ImageGain, Row, Table
 
 
 class ShownCell:
-    """A cell as the page shows it: our figure, then the paper's and the difference in small print below."""
+    """A cell as the page shows it: our value, with the paper's value and the difference in small print."""
 
     def __init__(self, cell: Cell, column: Column) -> None:
         number = None if cell.text else cell.paper if cell.value is None else cell.value
@@ -39,7 +39,7 @@ class BarChart:
     against: str  # label of the baseline row
 
     def bars(self, sign: int) -> str:
-        """SVG path of the gains (``sign`` 1) or losses (-1), 64 wide, from -8 to 8."""
+        """SVG path of the gains (``sign`` 1) or losses (-1), 64 wide and from -8 to 8 high."""
         step = 64 / len(self.gains)
         parts = []
         for number, image in enumerate(self.gains):

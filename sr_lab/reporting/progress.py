@@ -1,4 +1,4 @@
-"""How far a long piece of work has come: a bar on a terminal, and a line a minute in a pipe or a log file."""
+"""Progress of a long piece of work: a bar on a terminal, or one line a minute in a pipe or a log file."""
 
 import math
 import time
@@ -60,7 +60,7 @@ class Progress:
         self._task = self._bar.add_task("", total=self.total)
         if self._is_drawn:
             self.update(self._before, share=self._share_before)
-            self._shown -= _REDRAW  # a short piece of work shows its first step
+            self._shown -= _REDRAW  # so that even short work shows its first step
         self._bar.start()
         return self
 
@@ -74,7 +74,7 @@ class Progress:
 
     @property
     def is_due(self) -> bool:
-        """Whether `update` would show anything new, so that the facts need not be computed more often."""
+        """Whether it is time for another `update`; until then, its facts need not be computed."""
         return time.monotonic() - self._shown >= (_REDRAW if self._is_drawn else _LINE)
 
     def update(self, done: float, *facts: str, share: float | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The figures that papers print: ``experiments/<paper>/expected.csv``."""
+"""The numbers that papers print in their tables: ``experiments/<paper>/expected.csv``."""
 
 import csv
 import functools
@@ -11,14 +11,14 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Figure:
-    """One printed figure."""
+    """One printed number."""
 
     paper: str  # folder of ``experiments/``
     table: str  # the paper's table, e.g. ``table1``
     row: str  # its row, as printed
     model: str  # the value for ``model=``, or ``not implemented``
     scale: int | None  # upscaling factor, ``None`` if the paper gives no scale
-    set_name: str  # test set, empty for a figure of the network alone
+    set_name: str  # test set, empty for a number about the network alone
     metric: str  # ``psnr_y``, ``ssim_y``, ``num_params_k``, ``multi_adds_g`` and so on
     value: float
     text: str = ""  # as printed, digit by digit
@@ -30,14 +30,14 @@ class Figure:
 
 
 def experiments_dir() -> Path:
-    """Folder of the papers' figures: inside the package if installed, next to it in a checkout."""
+    """Folder of the papers' printed numbers: inside the package if installed, next to it in a checkout."""
     inside = _PACKAGE / "experiments"
     return inside if inside.is_dir() else _PACKAGE.parent / "experiments"
 
 
 @functools.cache
 def figures() -> tuple[Figure, ...]:
-    """Every printed figure of every paper."""
+    """Every printed number of every paper."""
     found = []
     for path in sorted(experiments_dir().glob("*/expected.csv")):
         with path.open(newline="", encoding="utf-8") as file:
@@ -55,13 +55,13 @@ def papers() -> tuple[str, ...]:
 
 
 def table(paper: str, name: str) -> tuple[Figure, ...]:
-    """The figures of one table in printed order; empty for an unknown table."""
+    """The numbers of one table in printed order; empty for an unknown table."""
     return tuple(figure for figure in figures() if (figure.paper, figure.table) == (paper, name))
 
 
 @functools.cache
 def comparisons() -> tuple[Figure, ...]:
-    """Figures of tables that compare networks; ablations, which compare few networks, are left out."""
+    """The numbers of tables that compare networks; ablations, which compare few networks, are left out."""
     models: dict[tuple[str, str], set[str]] = {}
     for figure in figures():
         models.setdefault((figure.paper, figure.table), set()).add(figure.model)

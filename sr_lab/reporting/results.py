@@ -23,10 +23,10 @@ _KEY = ("table", "row", "scale", "set", "metric", "budget")
 def write_results(
     runs: Sequence[Run], root: Path, note: Callable[[str], object] = lambda _: None
 ) -> list[Path]:
-    """Add the figures of papers' tables to ``<root>/<paper>/results.csv``.
+    """Add our results for papers' tables to ``<root>/<paper>/results.csv``.
 
-    A figure replaces the earlier figure of the same budget; all other lines stay. Runs that were measured by
-    a protocol or on images other than the papers' are left out.
+    A result replaces an earlier one of the same cell and budget; all other lines stay. Runs that were
+    measured by a protocol or on images other than the papers' are left out.
 
     Args:
         runs: Any runs.
@@ -37,7 +37,7 @@ def write_results(
         The written files.
 
     Raises:
-        ConfigError: There is no finished run of a paper's table that can be written.
+        ConfigError: No run is a finished run of a paper's table whose results can be written.
     """
     refused = {run.path: why for run in runs if run.table is not None and (why := _not_as_in_papers(run))}
     for path, why in refused.items():
@@ -45,7 +45,9 @@ def write_results(
     runs = [run for run in runs if run.path not in refused]
     found: dict[str, list[dict[str, str]]] = {}
     tables = {run.table for run in runs if run.table is not None}
-    for paper, table in sorted(known for known in tables if known[0] in papers()):  # else it may be any path
+    for paper, table in sorted(
+        known for known in tables if known[0] in papers()
+    ):  # any other name could be a path
         own = [run for run in runs if run.table == (paper, table)]
         costs = [run for run in own if run.is_cost]
         trained = [run for run in own if not run.is_cost]
@@ -69,7 +71,7 @@ def write_results(
 
 
 def _not_as_in_papers(run: Run) -> str:
-    """Why the figures of a finished training run may not stand next to a paper's; empty if they may."""
+    """Why the results of a finished training run must not be listed with a paper's; empty if they can be."""
     if run.problem or run.is_cost:
         return ""
     protocol = str(run.values.get("protocol", "an unknown protocol"))
@@ -81,7 +83,7 @@ def _not_as_in_papers(run: Run) -> str:
         if own.says.startswith("not the published"):
             return f"was measured on images other than the papers' ({own.says})"
         if name in FIVE_SETS and "as published" not in own.says:
-            return f"does not say whether its images of {name} are the published ones; train it again"
+            return f"has no record of whether its images of {name} are the published ones; train again"
     return ""
 
 
@@ -96,9 +98,9 @@ def read_results(path: Path) -> list[dict[str, str]]:
     try:
         rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines(), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}; move it away") from error
+        raise ConfigError(f"{path}: cannot be read: {error}; move the file away") from error
     if not rows or tuple(rows[0]) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
-        raise ConfigError(f"{path}: does not have the columns {', '.join(COLUMNS)}; move it away")
+        raise ConfigError(f"{path}: does not have the columns {', '.join(COLUMNS)}; move the file away")
     return [dict(zip(COLUMNS, map(original, row), strict=True)) for row in rows[1:]]
 
 
@@ -108,7 +110,7 @@ def recipe_of(run: Run) -> str:
 
 
 def _lines(table: str, entry: Entry) -> list[dict[str, str]]:
-    """The figures of a row; where seeds differ in commit or hardware, both are given, separated by ``|``."""
+    """The lines of a row; where seeds differ in commit or hardware, both are given, separated by ``|``."""
     runs = entry.finished
     about = {
         "run": _joined(run.folder for run in runs),

@@ -20,7 +20,7 @@ MINUS = " minus "  # in the label of a row that shows the difference of two rows
 Key: TypeAlias = tuple[str, str]  # set and metric, as in expected.csv
 
 NUM_PARAMS: Key = ("", "num_params_k")
-# Our count: all operations at 1280x720. Papers count by various rules; their figures get another column.
+# Our count: all operations at 1280x720. Papers count by various rules; their numbers get another column.
 MULTI_ADDS: Key = ("", "multi_adds_g")
 VALIDATION: Key = ("", "psnr_y")  # a PSNR without a set is measured on the paper's validation images
 
@@ -40,7 +40,7 @@ class Entry:
     label: str  # as the paper prints it, or what differs from other rows
     scale: int | None = None  # upscaling factor, ``None`` if neither the paper nor the run gives a scale
     model: str = ""  # the value for ``model=``, or the network's class
-    figures: dict[Key, Figure] = field(default_factory=dict)  # the paper's figures
+    figures: dict[Key, Figure] = field(default_factory=dict)  # what the paper prints
     runs: list[Run] = field(default_factory=list)  # one for each seed
     is_own: bool = False  # the network that the paper proposes
 
@@ -51,7 +51,7 @@ class Entry:
 
     @property
     def example(self) -> Run:
-        """A run that stands for all of them in a list of settings; there must be one."""
+        """A run whose settings represent the row; the row must have a run."""
         return next((run for run in self.runs if run.identity), self.runs[0])
 
     @property
@@ -91,12 +91,12 @@ class Entry:
         return Cell(value=statistics.fmean(values), std=std, count=len(values))
 
     def measured(self, key: Key) -> Cell:
-        """Our figure that corresponds to the paper's figure under this key."""
+        """Our value that corresponds to the paper's value under this key."""
         return self.cell(lambda run: measured(run, key))
 
 
 def measured(run: Run, key: Key) -> float | None:
-    """A run's figure by its name in expected.csv; ``None`` if it was not measured."""
+    """A run's value by its name in expected.csv; ``None`` if it was not measured."""
     set_name, metric = key
     if set_name == "Average":
         values = [run.number(f"test/{name}/{metric}") for name in FIVE_SETS]
@@ -160,7 +160,7 @@ def sweep_entries(runs: Sequence[Run]) -> list[Entry]:
 def share_rows(runs: Sequence[Run]) -> list[list[Run]]:
     """Group runs into rows: the runs of a row differ only in the seed.
 
-    The identity of a run says what it is; two runs without one are compared by config.yaml.
+    Two runs are compared by their identities, or by config.yaml if one of them has no identity.
     """
     keys = [_Key.of(run) for run in runs]
     groups: list[list[int]] = []
@@ -184,7 +184,7 @@ class _Key:
     code: object
     scale: int
     protocol: str
-    trained_on: TrainedOn  # the pixels, of which the identity covers only the names and sizes of the files
+    trained_on: TrainedOn  # with pixels; the identity covers only the names and sizes of the files
     measured_on: Mapping[str, MeasuredOn]
 
     @classmethod
@@ -290,7 +290,7 @@ def _printed(paper: str, table: str) -> list[Entry]:
 def _with_costs(runs: Sequence[Run]) -> list[Run]:
     """Training runs with the costs that ``task=complexity`` measured for their rows; then other cost runs.
 
-    If costs were measured on several machines, those with a GPU come first, then the newest.
+    If costs were measured on several machines, those with a GPU are preferred, then the newest.
     """
     costs = [run for run in runs if run.is_cost]
     trained = [run for run in runs if not run.is_cost]

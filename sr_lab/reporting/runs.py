@@ -16,11 +16,11 @@ from sr_lab import files
 from sr_lab.errors import ConfigError
 from sr_lab.run_folder import RunFolder, read_index
 
-PRINTED_PROTOCOL = "rgb_uint8"  # conf/benchmark has it for every table
+PRINTED_PROTOCOL = "rgb_uint8"  # of every table, see conf/benchmark
 
 
 class MeasuredOn(NamedTuple):
-    """The images on which a run was measured, those of one test set."""
+    """The images of one test set on which a run was measured."""
 
     says: str  # ``Set5, 5 of 5 as published``, or just their number
     digest: str = ""  # of their names and pixels, and of given LR images; empty in runs of earlier versions
@@ -137,7 +137,7 @@ class Run:
 
     @functools.cached_property
     def trained_on(self) -> TrainedOn:
-        """The images that it was trained on and validated on, as it recorded them when it began."""
+        """Digests of the images that the run was trained on and validated on, as recorded at its start."""
         try:
             recorded = files.read_json(RunFolder(self.path).trained_on)
         except (OSError, ValueError):
@@ -168,7 +168,7 @@ class Run:
         }
 
     def is_as_printed(self, set_name: str) -> bool:
-        """Whether its PSNR on a set may stand next to those in papers: the same protocol and images."""
+        """Whether its PSNR on a set can be compared with those in papers: the same protocol and images."""
         own = self.measured_on.get(set_name)
         is_theirs = own is not None and not own.says.startswith("not the published")
         return is_theirs and self.values.get("protocol") == PRINTED_PROTOCOL
@@ -183,7 +183,7 @@ class Run:
         )
 
     def number(self, key: str, unit: float = 1) -> float | None:
-        """A figure of ``metrics.json`` divided by ``unit``; ``None`` if it is missing."""
+        """A number of ``metrics.json`` divided by ``unit``; ``None`` if it is missing."""
         value = self.values.get(key)
         return value / unit if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
@@ -215,7 +215,7 @@ def read_run(path: Path) -> Run:
 
 
 def _with_infinity(values: dict[str, object]) -> dict[str, object]:
-    """``metrics.json``, in which the PSNR of exact images is infinite again; it is stored as null."""
+    """``metrics.json``, with infinity for the PSNR of exact images, which is stored as null."""
 
     def restored(held: dict[str, object]) -> dict[str, object]:
         exact = {
@@ -288,7 +288,7 @@ def find_runs(root: Path) -> list[Run]:
     # W&B keeps its own config.yaml inside a run folder.
     found = sorted({path.parent for path in paths if "wandb" not in path.relative_to(root).parts})
     if not found:
-        raise ConfigError(f"runs: no run folder in '{root}'; give a folder that a training has written")
+        raise ConfigError(f"runs: no run folder in '{root}'; give a folder that a training run has written")
     indices = {parent: read_index(parent) for parent in {path.parent for path in found}}
     jobs = {
         parent / job.folder: number for parent, index in indices.items() for number, job in enumerate(index)

@@ -36,7 +36,7 @@ def csv_text(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> st
 
 
 def table_to_csv(table: Table) -> str:
-    """One line for each cell of a table, numbers unrounded."""
+    """One line for each cell of a table, with unrounded numbers."""
     columns = (
         *("row", "block", "of", "problem", "set", "column", "unit", "value", "std", "n"),
         *("paper", "difference", "baseline", "baseline_difference", "p_holm", "rank", "note"),

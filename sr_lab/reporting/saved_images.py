@@ -92,7 +92,7 @@ def names(runs: Sequence[Run]) -> list[str]:
     """A short, distinct name for each run: what differs from the others, with a suffix if needed."""
     costs = [run for run in runs if run.is_cost]
     others = [run for run in runs if not run.is_cost]
-    # Training runs of the same rows keep their names.
+    # The suffix of cost runs lets training runs of the same rows keep their names.
     called = dict(zip(map(id, others), labels(others, seeds=True), strict=True))
     suffix = " (costs)" if others else ""
     called |= {id(run): f"{name}{suffix}" for run, name in zip(costs, labels(costs, seeds=True), strict=True)}
@@ -118,7 +118,7 @@ def find(runs: Sequence[Run], say: Callable[[str], object] = lambda line: None) 
 
     Args:
         runs: Finished or unfinished runs.
-        say: Called with a line for each image that two runs saved with different pixels; it is left out.
+        say: Called with a line for each image left out because two runs saved different pixels of it.
     """
     found: dict[tuple[str, str, int], Picture] = {}
     different: set[tuple[str, str, int]] = set()
@@ -143,7 +143,8 @@ def find(runs: Sequence[Run], say: Callable[[str], object] = lambda line: None) 
                 sizes = " and ".join(f"{w}x{h}" for h, w, _ in (load(file).shape for file in other[0]))
                 say(
                     f"{set_name} {image} x{run.scale}: '{known.results[1].name}' and '{name}' were measured "
-                    f"on different {kind} images of this name ({sizes} pixels), so the figures leave it out"
+                    f"on different {kind} images of this name ({sizes} pixels), so the image is left "
+                    "out of the figures"
                 )
             results = (*known.results, Result(name, sr, *_scores(values, ""), protocol))
             found[key] = Picture(set_name, image, run.scale, known.lr, known.hr, results)

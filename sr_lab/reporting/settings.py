@@ -1,4 +1,4 @@
-"""The settings of a run as pairs of a flat name and a text, and which of them differ between runs."""
+"""The settings of a run as strings with dotted names, and which of them differ between runs."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -78,7 +78,7 @@ def _details(run: Run) -> dict[str, str]:
 
 
 def unseeded(identity: Mapping[str, object]) -> dict[str, object]:
-    """An identity without the seed, which runs of one row may differ in, and without the code."""
+    """An identity without the code, and without the seed, in which runs of one row may differ."""
     seed, dataset = identity.get("seed"), identity.get("dataset")
     found = {key: value for key, value in identity.items() if key not in ("seed", "code")}
     if isinstance(dataset, Mapping) and dataset.get("seed") == seed:
@@ -87,7 +87,7 @@ def unseeded(identity: Mapping[str, object]) -> dict[str, object]:
 
 
 def differences(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """For each run, its values of the settings in which the runs differ; ``-`` where one is not set.
+    """For each run, its values of the settings in which the runs differ; ``-`` where a setting is not set.
 
     ``model.x`` is compared only between runs of the same model. Digests and the like are compared only
     between runs that differ in nothing else.
@@ -131,7 +131,7 @@ def _is_digest(value: object) -> bool:
 
 
 def _described(node: Mapping[str, object]) -> str:
-    """A description as text, e.g. ``Freeze(step=3)``."""
+    """A node with a ``_target_`` as a string, e.g. ``Freeze(step=3)``."""
     given = ", ".join(f"{key}={_text(value)}" for key, value in node.items() if key != "_target_")
     return str(node.get("_target_")).rpartition(".")[2] + (f"({given})" if given else "")
 
@@ -140,8 +140,8 @@ def changed(run: Run) -> list[str]:
     """Changes to the recipe of a row that keep its results from matching the paper's.
 
     These are overrides on a sweep's command line, without the budget, which a table shows anyway, and without
-    folders. Choosing the best checkpoint on benchmark sets counts too, and where the paper starts from its x2
-    network, any other start.
+    folders. Choosing the best checkpoint on benchmark sets counts too; so does another start where the paper
+    starts from its x2 network.
     """
     shown = ("task", "budget", "validation", "benchmark")
     recipe = {*GROUPS, "steps_per_epoch", "debug"}.difference(shown)
@@ -166,7 +166,7 @@ def changed(run: Run) -> list[str]:
 
 
 def _other_start(run: Run) -> str:
-    """What a run started from, if that is not its own network at x2."""
+    """What a run started from, e.g. ``from x3``; empty for its own network at x2, or if not yet recorded."""
     if run.settings.get("init_ckpt") is None:
         return "from scratch"
     started = run.values.get("started_from")
@@ -201,7 +201,7 @@ def _add_group(found: dict[str, str], group: str, node: Mapping[str, object]) ->
     for key, value in {**outer, **body}.items():
         # The tail is shown by the group upsampler, the scale by the block; folders do not change results.
         is_shown = group == "model" and key in ("scale", "upsampler")
-        is_default = (group, key, value) == ("benchmark", "lr", "made")  # older runs lack it
+        is_default = (group, key, value) == ("benchmark", "lr", "made")  # older runs do not have it
         if not key.endswith(("_dir", "_gb")) and not is_shown and not is_default:
             _add(found, group, key, value)
 

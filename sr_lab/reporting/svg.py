@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.typing import RcKeyType
 
-# Placeholder for the text colour of the page, which a figure does not know.
+# Placeholder for the text colour of the page, which is unknown when a figure is drawn.
 INK = "#010203"
 # Prefix of the gid of a run's lines; in the page, the rest of the gid becomes ``data-run``.
 RUN = "run-"
@@ -98,7 +98,7 @@ def inline(figure: Figure, *, label: str) -> str:
 
 
 def _rounded(path: str) -> str:
-    """The data of an SVG path with tenths of a point, which is less than a pixel on any screen."""
+    """The data of an SVG path, rounded to tenths of a point, which are smaller than a pixel on any screen."""
     return re.sub(
         r"-?\d+\.\d+", lambda found: f"{float(found.group()):.1f}".removesuffix(".0"), " ".join(path.split())
     )

@@ -29,8 +29,8 @@ class Column:
     is_extra: bool = False  # measured here but not in the paper's table; left out of the LaTeX table
     is_setting: bool = False  # a setting, not a result
     with_gain: bool = False  # whether the difference from the baseline row follows the number
-    means: str = ""  # what the title stands for
-    is_in_label: bool = False  # a setting that the label of each row says
+    means: str = ""  # what the title means
+    is_in_label: bool = False  # a setting that is part of each row's label
 
     @property
     def head(self) -> str:
@@ -67,7 +67,7 @@ class Cell:
         return None if self.value is None or self.baseline is None else self.value - self.baseline
 
     def printed(self, column: Column) -> str:
-        """The paper's figure with the digits that it prints."""
+        """The paper's figure with all its printed digits."""
         return self.paper_text or fixed(self.paper, column.decimals)
 
     def shown(self, column: Column, *, min_count: int = 2) -> str:
@@ -192,7 +192,7 @@ class Table:
 
 
 def with_footnotes(rows: Sequence[Row]) -> list[Row]:
-    """Rows whose footnotes have letters, in the order of their first cell."""
+    """The rows, with letters for their footnotes in order of first use."""
     notes = list(dict.fromkeys(cell.note for row in rows for cell in row.cells if cell.note))
     letters = {note: string.ascii_lowercase[number] for number, note in enumerate(notes)}
     return [

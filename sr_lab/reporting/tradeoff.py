@@ -28,7 +28,7 @@ Cost: TypeAlias = Literal["num_params", "multi_adds", "time"]
 
 _ORDER: tuple[Source, ...] = ("run", "weights", "paper")  # the order in which names are placed
 _MAX_NAMES = 40  # with more networks, most names would be far from their circles
-_RANGE = 1.0  # dB below the best network; printed figures further below are only named
+_RANGE = 1.0  # dB below the best network; networks further below are only listed, except runs
 # Where a PSNR is from: colour, marker, fill in the legend, label.
 _SOURCES: Mapping[Source, tuple[str, str, FillStyleType, str]] = {
     "paper": ("#c8571b", "o", "none", "PSNR printed in papers"),
@@ -47,7 +47,7 @@ class Point:
         multi_adds: All operations at a 1280x720 output, by our count.
         psnr: PSNR in dB.
         source: Where the PSNR comes from: a paper, published weights, or a run.
-        time: As `Times` has it; ``None`` if it was not measured.
+        time: As in `Times`; ``None`` if it was not measured.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Point:
     time: float | None = None
 
     def cost(self, kind: Cost) -> float | None:
-        """Its place on the axis of a cost, in the axis' unit; ``None`` if it has none."""
+        """The cost in the unit of its axis; ``None`` if it is unknown."""
         return {"num_params": self.num_params / 1e3, "multi_adds": self.multi_adds / 1e9, "time": self.time}[
             kind
         ]
@@ -70,7 +70,7 @@ class Times:
 
     Args:
         label: Label of the axis.
-        values: Time by network, see `network_of`, and for a paper's own network by ``model=`` and scale.
+        values: Time by network (`network_of`); that of a paper's own network also by ``model=`` and scale.
     """
 
     label: str
@@ -175,7 +175,7 @@ def rows(points: Sequence[Point]) -> list[dict[str, object]]:
 
 
 def plots(runs: Sequence[Run]) -> list[tuple[int, str, str]]:
-    """Scale, test set and plot (an ``<svg>``) for each scale, on the largest usual set with figures."""
+    """Scale, test set and plot (an ``<svg>``) for each scale, on the largest usual set that was measured."""
     made = []
     for scale in sorted({run.scale for run in runs if run.sets}):
         of_scale = [run for run in runs if run.scale == scale]
@@ -183,7 +183,7 @@ def plots(runs: Sequence[Run]) -> list[tuple[int, str, str]]:
         usual = [name for name in ("Urban100", "B100", "Manga109", "Set14", "Set5") if name in sets]
         set_name = (usual or sets)[0]
         as_printed = [run for run in of_scale if run.is_as_printed(set_name)]
-        if as_printed:  # an axis has one protocol
+        if as_printed:  # an axis must not mix protocols
             of_scale = as_printed
         points = measured(of_scale, set_name)
         if points:
@@ -221,13 +221,13 @@ def printed(
 ) -> list[Point]:
     """The networks that papers compare, with their printed PSNR.
 
-    Their costs are our count, like all others on an axis, so networks that are not implemented here are left
+    Their costs are our counts, like all others on an axis, so networks that are not implemented here are left
     out.
 
     Args:
         scale: Upscaling factor.
         set_name: The test set.
-        table: Paper and table of the networks and figures; ``None``: all papers, with the figure that most of
+        table: Paper and table of the networks and values; ``None``: all papers, with the value that most of
             them print.
         times: Measured times.
     """
@@ -327,7 +327,7 @@ def _legend(axes: Axes, points: Sequence[Point]) -> list[Artist]:
 
 
 def _name(made: Figure, axes: Axes, every: Sequence[Point], kind: Cost) -> None:
-    """Write each name, ours first, at the free position nearest to its point, with a line if that is far.
+    """Write each name, ours first, at the free position nearest to its point, with a line to a distant point.
 
     A name without a free position is left out. If markers of one network overlap, only one of them is named.
     """
@@ -361,7 +361,7 @@ def _name(made: Figure, axes: Axes, every: Sequence[Point], kind: Cost) -> None:
         text = axes.text(0, 0, shortened(name, 26), fontsize=7.5, va="bottom", zorder=3)
         size = text.get_window_extent()
         reach = 0.8 * radius + (2 + away) * pixel
-        # The side of the name that faces the point is on a circle around it.
+        # The side of the name that faces the point is on a circle around the point.
         left = x + reach * cos - size.width * (1 - cos) / 2
         low = y + reach * sin - size.height * (1 - sin) / 2
         right, high = left + size.width, low + size.height

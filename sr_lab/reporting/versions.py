@@ -9,7 +9,7 @@ _MAX_NAMES = 3
 
 
 def key(run: Run) -> object:
-    """A key, equal for runs of the same code, which may share a row, and for all runs of unknown code."""
+    """A key that is equal for runs of the same code, which may share a row, and for all of unknown code."""
     earlier = run.values.get("earlier_code")
     return frozenset(run.code.items()), str(earlier) if earlier else ""
 
@@ -45,7 +45,7 @@ def remarks(runs: Sequence[Run]) -> tuple[str, ...]:
     done = [run for run in runs if not run.problem]
     if not (modules := changed_modules(done)):
         return ()
-    shown = groups(done) or {"this code after other code": done}
+    shown = groups(done) or {"begun with other code": done}
     made = "; ".join(f"{name}: {_listed([run.folder for run in own])}" for name, own in shown.items())
     return (f"code: rows were made by different code of {_listed(modules)} ({made})",)
 

@@ -19,11 +19,11 @@ from sr_lab.system import garbage, interrupts
 
 
 def run(config: Config, folder: Path, overrides: Sequence[str]) -> None:
-    """Run the task that the configuration names, and record which run its folder contains.
+    """Run the task that the configuration names, and record in its folder which run it is.
 
     Args:
         config: Validated configuration.
-        folder: The run folder, which `refuse_another` has passed; for ``report``, the folder of runs.
+        folder: The run folder, already checked by `refuse_another`; for ``report``, the folder of runs.
         overrides: Overrides of the command line.
     """
     task = importlib.import_module(f"sr_lab.tasks.{config.task}")
@@ -34,7 +34,7 @@ def run(config: Config, folder: Path, overrides: Sequence[str]) -> None:
     else:
         interrupts.as_exit()
     task.run(config, folder, overrides)
-    if has_run_folder(config) and not isinstance(config, TrainConfig):  # a training run records its beginning
+    if has_run_folder(config) and not isinstance(config, TrainConfig):  # a training run records it earlier
         from sr_lab.system.devices import rank  # imports torch, which only some tasks need
 
         if rank() == 0:
@@ -57,17 +57,17 @@ def _quiet_libraries() -> None:
 
 
 def run_all(jobs: Sequence[tuple[sweep.Planned, HydraConf | None]]) -> int:
-    """Run the jobs of a multirun in this process, one after another, and print their table.
+    """Run the jobs of a multirun in this process, one after another, and print a table of their results.
 
     Args:
-        jobs: The jobs, each with Hydra's configuration of it.
+        jobs: The jobs, each with its Hydra configuration.
 
     Returns:
-        0, or the exit code of a job that could not do all its work.
+        0, or the highest exit code of the jobs that could not do all their work.
 
     Raises:
-        ConfigError: Two different jobs have the same folder; none has started.
-        Exception: The first error of a job; the others have run.
+        ConfigError: Two different jobs have the same folder; no job was started.
+        Exception: The first error of a job, raised after all jobs have run.
     """
     for line in sweep.shared_folders([job for job, _ in jobs if writes_own_folder(job.config)]):
         sweep.console.print(line)

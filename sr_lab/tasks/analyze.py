@@ -1,4 +1,4 @@
-"""``task=analyze``: what networks do inside and in training, where results are wrong, what networks cost."""
+"""``task=analyze``: draw what networks compute and cost, how they train, where their results are wrong."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,7 +27,8 @@ from sr_lab.tasks import common, pictured, trainings
 from sr_lab.tasks.pictured import BICUBIC, Network, Shown
 from sr_lab.training.lit_module import SRModule
 
-_LOOK = ("psd", "residual", "features", "attention", "lam", "receptive_field", "errors")  # run networks
+# The kinds that run networks.
+_LOOK = ("psd", "residual", "features", "attention", "lam", "receptive_field", "errors")
 # Settings that only some kinds use.
 _USED_BY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("crop", "crop_size"), ("lam",)),
@@ -44,19 +45,21 @@ def run(config: AnalyzeConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Draw one kind of analysis, and write it as PNG, PDF and CSV into the folder.
 
     Raises:
-        ConfigError: A setting that the kind needs is missing or one that it does not use is given, a network
-            does not suit it, or a file exists.
+        ConfigError: A setting that the kind needs is missing, one that it does not use is given, a network
+            does not suit the kind, or a file exists.
         CheckpointError: A checkpoint cannot be opened.
         DataError: An image is missing or broken.
     """
     for key, users in _USED_BY.items():
         if config.kind not in users and is_set(key, overrides):
             kinds = ", ".join(f"kind={user}" for user in users)
-            raise ConfigError(f"{key}: is used only by {kinds}, and this is kind={config.kind}; leave it out")
+            raise ConfigError(
+                f"{key}: is used only by {kinds}, and this is kind={config.kind}; leave {key} out"
+            )
     pictured.refuse_unused(config, overrides)
     if config.kind in _OF_RUNS:
         found = _OF_RUNS[config.kind](config)
-        sources = config.own_runs or "figures that papers print"
+        sources = config.own_runs or "values that papers print"
     else:
         check_gpu(config.trainer.accelerator, config.trainer.devices)
         networks = pictured.networks(config, overrides)
@@ -88,7 +91,7 @@ def _looked(config: AnalyzeConfig, networks: Sequence[Network]) -> Found:
 
 
 def _psd(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) -> Found:
-    """Two Strategies, Figs. 1 and 5."""
+    """Power spectra of the blocks, as in Two Strategies, Figs. 1 and 5."""
     drawn, rows, says = {}, [], []
     for each in networks:
         found = stages.stages(each.network, _input(each, shown))
@@ -114,14 +117,16 @@ def _psd(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) -> Fo
 
 
 def _residual(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) -> Found:
-    """Two Strategies, Figs. 2 and 6."""
+    """Residuals of the blocks, as in Two Strategies, Figs. 2 and 6."""
     drawn, rows, says = {}, [], []
     for each in networks:
         found = stages.stages(each.network, _input(each, shown))
         known = [(stage, stage.residual) for stage in found if stage.module != "head"]
         values = [(stage.name, float(r.abs().mean())) for stage, r in known if r is not None]
         if not values:
-            raise ConfigError(f"analyze: no block of {each.name} keeps the shape of its input; leave it out")
+            raise ConfigError(
+                f"analyze: no block of {each.name} keeps the shape of its input; leave {each.name} out"
+            )
         drawn[each.name] = values
         spread = {stage.name: float(stage.input.std()) for stage, _ in known}
         rows += [
@@ -140,7 +145,7 @@ def _residual(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) 
 
 
 def _features(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) -> Found:
-    """OSFFNet, Fig. 1; EFRDN, Fig. 6."""
+    """Feature maps, as in OSFFNet, Fig. 1, and EFRDN, Fig. 6."""
     drawn, rows = {}, []
     for each in networks:
         found = _chosen(each, _input(each, shown), config.blocks)
@@ -236,7 +241,7 @@ def _errors(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) ->
 
 
 def _errors_of_set(networks: Sequence[Network], images: Iterable[Shown]) -> Found:
-    """Where networks beat the first of them, or where a single network beats bicubic upscaling, by image."""
+    """For each image, how far networks beat the first one, or a single network beats bicubic upscaling."""
     every = [_bicubic(networks), *networks]
     found: dict[str, dict[str, tuple[Errors, float]]] = {each.name: {} for each in every}
     set_name = ""
@@ -270,7 +275,7 @@ def _bicubic(networks: Sequence[Network]) -> Network:
 
 @torch.inference_mode()
 def _measured(each: Network, shown: Shown) -> tuple[Errors, float]:
-    """The errors of a network on the shown image, and the PSNR in dB; the image needs an HR image."""
+    """The errors of a network on the shown image, and the PSNR in dB; ``shown`` must have an HR image."""
     assert shown.hr is not None
     runs = Tiled(each.network.eval(), tile="auto", like=each.network)
     sr = SRModule(runs, scale=each.scale, protocol=shown.protocol).upscale(shown.lr, grey=shown.grey)
@@ -359,7 +364,9 @@ def _chosen(each: Network, lr: Tensor, blocks: Sequence[str]) -> list[Stage]:
     for stage in stages.record(each.network, lr, {name: modules[name] for name in others}) if others else ():
         known.setdefault(stage.name, stage)
     if silent := [name for name in others if name not in known]:
-        raise ConfigError(f"blocks: {each.name} does not run '{silent[0]}' on one tensor; leave it out")
+        raise ConfigError(
+            f"blocks: {each.name} does not run '{silent[0]}' on one tensor; leave '{silent[0]}' out"
+        )
     return [known[name] for name in blocks]
 
 

@@ -1,4 +1,4 @@
-"""``task=benchmark``: speed of sr_lab on this machine, compared with references measured alternately."""
+"""``task=benchmark``: speed of sr_lab on this machine, compared with references measured in turn with it."""
 
 import importlib
 import importlib.util
@@ -41,9 +41,11 @@ GROUPS = {
 
 
 def run(config: BenchmarkConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Measure; write ``benchmark.json``; print it with the goals; store it or compare it with stored figures.
+    """Measure, write ``benchmark.json``, print the figures with their goals, then store or compare them.
 
     Raises:
+        ConfigError: ``only`` names a benchmark that does not exist.
+        Exception: The first error of a group, raised after the other groups were measured.
         SystemExit: With 1, if a ratio is worse than the stored one by more than 10 %.
     """
     known = [name for names in GROUPS.values() for name in names]
@@ -77,7 +79,7 @@ def run(config: BenchmarkConfig, folder: Path, overrides: Sequence[str]) -> None
 
 
 def _compare(table: speed.Table, only: Sequence[str]) -> None:
-    """Print figures that are worse than the stored ones, and exit with 1 if there are any."""
+    """Print each ratio that is more than 10 % worse than the stored one, and exit with 1 if there are any."""
     stored = speed.stored_at(str(table["device"]), speed.benchmarks_dir())
     before: speed.Table = json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else {}
     compared = {key for key in speed.comparable(before) if key.partition(".")[0] in only}
@@ -122,7 +124,7 @@ def _print(table: speed.Table) -> None:
 
 
 def device() -> str:
-    """The GPU, or the processor and its cores."""
+    """The name of the GPU, or that of the processor with its number of cores."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{processor()}, {cores()} cores"

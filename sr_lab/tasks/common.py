@@ -62,7 +62,7 @@ def say_other_code(ckpt: str, config: Config) -> None:
 
     Args:
         ckpt: The checkpoint.
-        config: A configuration with its network.
+        config: A configuration with the network of the checkpoint.
     """
     if words := trained_by(ckpt, code_of(config).digests):
         console.print(
@@ -101,12 +101,13 @@ def means(results: Iterable[ImageResult]) -> dict[str, float]:
 
 
 def cost(network: nn.Module, scale: int) -> dict[str, int | str]:
-    """Cost of the folded network, the form that is used, at a 1280x720 output.
+    """Cost of a network in the form in which it is used (folded), at a 1280x720 output.
 
     Contains ``num_params``, ``multi_adds`` (all operations), ``activations`` and ``peak_memory_bytes``;
     ``multi_adds_rule``, the counting rule of the network's paper, and ``multi_adds_by_rule``, our count by
-    that rule; also ``num_params_training`` if folding removes parameters. Operations are counted without
-    values. For a network that needs values (``.item()``), only the parameters are known, and a line says so.
+    that rule; also ``num_params_training`` if folding removes parameters. Operations are counted from shapes,
+    without pixel values. If a network needs values (``.item()``), only its parameters are counted, and a line
+    is printed.
     """
     folded = fold(copy.deepcopy(network).eval())
     rule = multi_adds_rule_of(network)
@@ -119,7 +120,7 @@ def cost(network: nn.Module, scale: int) -> dict[str, int | str]:
             "activations": activations(folded, scale=scale),
             "peak_memory_bytes": peak_memory(folded, scale=scale),
         }
-    except Exception as error:  # a long training must not be lost because of it
+    except Exception as error:  # a failed count must not lose a long training run
         why = (str(error).splitlines() or [type(error).__name__])[0]
         console.print(f"cost: the operations of {type(network).__name__} cannot be counted: {why}")
     if num_params(network) != num_params(folded):
@@ -172,7 +173,9 @@ def refuse_alone(keys: Iterable[str], overrides: Sequence[str]) -> None:
     """
     for key in keys:
         if not in_multirun() and is_set(key, overrides):
-            raise ConfigError(f"{key}: is used only by a multirun (-m), and this is a single job; drop it")
+            raise ConfigError(
+                f"{key}: is used only by a multirun (-m), and this is a single job; leave {key} out"
+            )
 
 
 def in_launcher() -> bool:

@@ -1,4 +1,4 @@
-"""``task=compare``: the figure that papers print, of a window of an image in HR, bicubic and each network."""
+"""``task=compare``: the crops that papers print: a window of an image in HR, bicubic and each network."""
 
 import math
 from collections.abc import Sequence
@@ -72,8 +72,8 @@ def _compared(shown: Shown, networks: Sequence[Network], device: torch.device) -
             runs.cpu()
             psnr, ssim = math.nan, math.nan
             if shown.hr is not None:
-                figures = shown.protocol.measure(sr, shown.hr, scale, grey=shown.grey)
-                psnr, ssim = (figure.item() for figure in figures)
+                scores = shown.protocol.measure(sr, shown.hr, scale, grey=shown.grey)
+                psnr, ssim = (score.item() for score in scores)
             pixels = _pixels(_in_colour(sr, colours, shown, scale))
             name = shown.protocol.name if shown.hr is not None else ""
             methods.append(Version(each.name, pixels, psnr, ssim, name, each.source))
@@ -101,8 +101,8 @@ def _pixels(image: Tensor) -> Pixels:
 def _say(shown: Shown, comparison: Comparison, box: Box, scale: int) -> None:
     say = common.console.print
     for method in comparison.methods:
-        figures = f": {fixed(method.psnr, 2)} dB / {fixed(method.ssim, 4)}" if shown.hr is not None else ""
-        say(f"{method.name}{figures}{f' ({method.source})' if method.source else ''}")
+        scores = f": {fixed(method.psnr, 2)} dB / {fixed(method.ssim, 4)}" if shown.hr is not None else ""
+        say(f"{method.name}{scores}{f' ({method.source})' if method.source else ''}")
     if shown.hr is not None:
         say(f"protocol: {shown.protocol.describe(scale)}")
     say(f"crop: {box.left},{box.top},{box.width},{box.height}")

@@ -30,7 +30,7 @@ _CPU_SIZE = (HR_SIZE[0] // 2, HR_SIZE[1] // 2)  # so small that even the largest
 
 
 def run(config: ComplexityConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Count and measure, and write the figures into the run folder.
+    """Count operations, measure time, and write both into the run folder.
 
     Raises:
         ConfigError: ``psnr_set`` or ``runs`` is given, but only a multirun draws a plot; or the device is
@@ -60,7 +60,7 @@ def _measure(config: ComplexityConfig, folder: RunFolder) -> None:
 
 
 def collect(config: ComplexityConfig, folders: Sequence[Path]) -> None:
-    """Write a table, csv and plots of several networks next to their run folders."""
+    """Print a table of several networks, and write CSV and plots next to their run folders."""
     counted, place = [read_run(folder) for folder in folders], folders[0].parent
     if counted[0].table is not None:  # rows of trained networks: PSNR and costs in one table
         print_experiment([run.path for run in find_runs(place) if not run.problem], columns=config.columns)
@@ -125,7 +125,7 @@ def _points(name: str, run: Run, trained: Sequence[Run], set_name: str, times: T
 
 
 def _printed(run: Run, set_name: str) -> float | None:
-    """What its own table prints for a network, or else most papers."""
+    """The PSNR that the run's own table prints for the network, or else the one that most papers print."""
     if not tradeoff.is_of_paper(run):
         return None
     wanted = (run.scale, set_name, "psnr_y")
@@ -137,7 +137,7 @@ def _printed(run: Run, set_name: str) -> float | None:
 def cpu_time(network: nn.Module, scale: int) -> dict[str, float]:
     """Seconds per megapixel of an eager float32 forward pass on the CPU, with an output of 640x360.
 
-    Attention over the whole image costs more per megapixel in a larger image. Compare only figures from one
+    Attention over the whole image costs more per megapixel in a larger image. Compare only times from one
     run of this task, since they depend on the machine, its threads and its load.
     """
     lr = lr_image(network, scale, "cpu", _CPU_SIZE).uniform_()
@@ -163,7 +163,7 @@ def _times(
     *,
     synchronise: Callable[[], object] = lambda: None,
 ) -> list[float]:
-    """Seconds of each of at least five passes, which together take at least a second, after a warm-up."""
+    """Seconds of each forward pass after a warm-up: at least five passes, and at least one second in all."""
     seconds: list[float] = []
     warm_up = 3 if torch.cuda.is_available() else 1  # a GPU chooses kernels and raises its clock first
     with exact_float32():

@@ -22,7 +22,7 @@ except ModuleNotFoundError as missing:
         "task=dashboard: the package wandb-workspaces is not installed; pip install 'sr_lab[dashboard]'"
     ) from missing
 
-_STEP = "trainer/global_step"  # W&B's own step counts calls
+_STEP = "trainer/global_step"  # W&B's own step counts calls of its log function
 
 
 def run(config: ReadingConfig, folder: Path, overrides: Sequence[str]) -> None:
@@ -71,7 +71,7 @@ def logged_to(runs: Sequence[Run]) -> tuple[str, str]:
 
 
 def build(runs: Sequence[Run], *, project: str, entity: str) -> ws.Workspace:
-    """The workspace of a sweep: a runs table with the paper's figures, and sections of panels.
+    """The workspace of a sweep: a table of runs with the paper's values, and sections of panels.
 
     Raises:
         ConfigError: The runs belong to several experiments.
@@ -90,7 +90,7 @@ def build(runs: Sequence[Run], *, project: str, entity: str) -> ws.Workspace:
     # A paper's multiply-adds are counted differently from ours, so a difference would mean nothing.
     kinds = {MULTI_ADDS[1]: ("paper",)}
     cells = [f"{kind}/{key}" for key in printed for kind in kinds.get(key, ("ours", "paper", "difference"))]
-    tested = _unique(name for run in runs for name in (*run.sets, *_names(run, "benchmark")))  # or planned
+    tested = _unique(name for run in runs for name in (*run.sets, *_names(run, "benchmark")))  # or will be
     quality = [f"{name}/{metric}" for name in tested for metric in ("psnr_y", "ssim_y")]
     validated = _unique(name for run in runs for name in ("held_out", *_names(run, "validation")))
     curves = ["val/psnr_y", *(f"val/{name}/psnr_y" for name in validated)]

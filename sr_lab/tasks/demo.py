@@ -60,7 +60,7 @@ def serving(config: DemoConfig, note: Callable[[str], object]) -> Iterator[str]:
 
     Args:
         config: The settings.
-        note: Called with a sentence about what the weights do not reveal.
+        note: Called with a sentence about what the weights do not determine, such as the scale.
 
     Raises:
         ConfigError: See `run`.
@@ -83,7 +83,7 @@ def serving(config: DemoConfig, note: Callable[[str], object]) -> Iterator[str]:
 def _private_folder() -> Iterator[Path]:
     """A folder for uploads and results, in which Gradio keeps its files while the block runs.
 
-    It also keeps Gradio from sending usage statistics, and from connecting to its own server through a proxy.
+    Meanwhile, Gradio sends no usage statistics, and connects to its own server without a proxy.
     """
     with tempfile.TemporaryDirectory(prefix="sr_lab-demo-", ignore_cleanup_errors=True) as folder:
         direct = ",".join(filter(None, (os.environ.get("no_proxy"), _HOST)))
@@ -105,12 +105,12 @@ class Work:
 
     Args:
         config: The settings.
-        folder: Gets a folder of results for each open page.
-        note: Called with a sentence about what the weights do not reveal.
+        folder: Where each open page gets a folder for its results.
+        note: Called with a sentence about what the weights do not determine, such as the scale.
 
     Raises:
         CheckpointError: No checkpoint is given, or one cannot be opened.
-        ConfigError: A checkpoint names a network that may not be built.
+        ConfigError: A checkpoint names a network that must not be built.
     """
 
     def __init__(self, config: DemoConfig, folder: Path, note: Callable[[str], object]) -> None:
@@ -134,7 +134,7 @@ class Work:
         return tiled.to(device_of(config.trainer.accelerator, config.trainer.devices))
 
     def look(self, image: str | None) -> str:
-        """What is said about an image that was dropped on the page, as HTML."""
+        """The message about an image that was dropped on the page, as HTML."""
         if image is None:
             return ""
         try:
@@ -152,9 +152,9 @@ class Work:
             image: The uploaded file.
             truth: The uploaded HR image, if any.
             name: Key of `offered`.
-            scale: Key of its value.
+            scale: Key of ``offered[name]``.
             session: Identifies the page.
-            progress: Called with the finished share.
+            progress: Called with the finished share, 0 to 1.
 
         Returns:
             The results, or ``None`` if the image was refused; and a message about them, as HTML.
@@ -199,7 +199,7 @@ class Work:
         )
 
     def end(self) -> None:
-        """End the running job after its current tile, and refuse others, so that no file appears later."""
+        """End the running job after its current tile, and refuse new jobs, so that no new files appear."""
         self._ended = True
         with self._one:
             pass
@@ -209,7 +209,7 @@ class Work:
         shutil.rmtree(self._results(session), ignore_errors=True)
 
     def _results(self, session: str) -> Path:
-        """The folder of a page's results; the page itself chooses ``session``, which may be a path."""
+        """The folder of a page's results; its name is a hash, since ``session`` could be a path."""
         return self._folder / hashlib.sha256(session.encode()).hexdigest()[:32]
 
 
@@ -323,7 +323,7 @@ def _launched(page: Any, config: DemoConfig) -> str:
     import gradio as gr
 
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs each request
-    plain = [gr.themes.Font(name) for name in ("system-ui", "sans-serif")]  # no font that is fetched
+    plain = [gr.themes.Font(name) for name in ("system-ui", "sans-serif")]  # no font to download
     most = config.most_pixels
     try:
         _, address, _ = page.launch(

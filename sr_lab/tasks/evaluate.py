@@ -44,14 +44,14 @@ from sr_lab.training.figures import Figures, Kept, Row, kept, plain
 from sr_lab.training.lit_module import TEST_ONLY, ImageResult, SRModule
 from sr_lab.zoo import published
 
-_SAME_DB = 0.01  # a difference that shows in the printed figures
+_SAME_DB = 0.01  # smaller differences in PSNR do not show in the printed values
 
 
 def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Measure, write ``metrics.json`` and print the table; ``explain=true`` adds other conventions.
 
-    A finished run shows its figures. A run that was interrupted measures only the images that
-    are left, unless the others were measured with different code, devices or versions of libraries.
+    For a finished run, the stored figures are printed. After an interruption, only the remaining images are
+    measured, unless the others were measured with different code, devices or versions of libraries.
     """
     check_gpu(config.trainer.accelerator, config.trainer.devices)
     float32_matmul_precision(config.trainer.float32_matmul_precision)  # Lightning asks for a choice
@@ -86,13 +86,13 @@ def _beside_published(config: EvaluateConfig, run: Run) -> str:
     right = isinstance(images, dict) and not str(images.get("Set5")).startswith("not")
     if entry is None or not isinstance(psnr, float) or not right or config.benchmark.lr == "given":
         return ""
-    theirs = f"Set5: with their authors' code these weights have {entry.psnr_y:.2f} dB"
+    theirs = f"Set5: with their authors' code these weights reach {entry.psnr_y:.2f} dB"
     if config.benchmark.protocol != entry.protocol:
         return f"{theirs} under benchmark.protocol={entry.protocol}"
     gap = entry.psnr_y - psnr
     if abs(gap) < _SAME_DB:
         return f"{theirs}, as here"
-    return f"{theirs}, {abs(gap):.2f} dB {'more' if gap > 0 else 'less'} than here"
+    return f"{theirs}, {abs(gap):.2f} dB {'higher' if gap > 0 else 'lower'} than here"
 
 
 class _Opened(NamedTuple):
@@ -132,7 +132,7 @@ def _perceptual(config: EvaluateConfig, network: nn.Module, protocol: Protocol) 
 
 
 def _is_finished(config: EvaluateConfig, folder: RunFolder) -> bool:
-    """Whether a folder has the figures of all images, as the current code measures them."""
+    """Whether a folder has the figures of all images, measured by the current code."""
     values = read_run(folder.path).values
     if config.resume == "never" or values.get("identity") != plain(identity(config)):
         return False
@@ -167,7 +167,7 @@ def _measure(asked: EvaluateConfig, opened: _Opened, folder: RunFolder) -> None:
     examples = ExampleImages(folder.images, keep=config.examples)
     before = _before(config, folder, sets, by, examples)
     if rank() == 0:
-        folder.metrics.unlink(missing_ok=True)  # a run that fails must not leave earlier results
+        folder.metrics.unlink(missing_ok=True)  # if the run fails, earlier results must not stay
         record(folder, known(asked))
         folder.write_config(to_yaml(config))
     with _Progress(sets) as progress:
@@ -196,7 +196,7 @@ def _before(
     by: Mapping[str, object],
     examples: ExampleImages,
 ) -> Kept:
-    """What earlier attempts have measured, apart from images whose pictures are missing."""
+    """The results of earlier attempts, without those of images whose saved pictures are missing."""
     if config.resume == "never":
         return Kept({})
     found = kept(folder.kept_figures(), by)
@@ -207,7 +207,7 @@ def _before(
         if examples.has(row.set_name, row.image, row.place, sizes[row.set_name])
     }
     if rows:
-        common.console.print(f"resumes: {len(rows)} of {sum(sizes.values())} images are measured already")
+        common.console.print(f"resumes: {len(rows)} of {sum(sizes.values())} images are already measured")
     elif found.differing:
         common.console.print(
             f"resume: the images of the last attempt are measured again, since {', '.join(found.differing)} "
@@ -244,7 +244,7 @@ class _Progress(contextlib.ExitStack):
     """Shows how many images are measured, the means so far, and the time left; a context manager.
 
     Args:
-        sets: The test sets. The time that an image takes grows with its pixels.
+        sets: The test sets. An image counts by its number of pixels, since larger images take longer.
     """
 
     def __init__(self, sets: Sequence[BenchmarkSet]) -> None:
@@ -253,7 +253,7 @@ class _Progress(contextlib.ExitStack):
         self._shown: Progress | None = None
 
     def show(self, figures: Figures) -> None:
-        """Show the figures so far; called first when the test begins."""
+        """Show the figures so far; the first call is made when the test begins."""
         if rank() != 0:
             return
         own = figures.own
@@ -272,7 +272,7 @@ class _Progress(contextlib.ExitStack):
         return sum(self._pixels[row.set_name, row.place] for row in rows) / sum(self._pixels.values())
 
     def _means(self, rows: Sequence[Row]) -> list[str]:
-        """Each set's mean so far, beginning with the newest set."""
+        """The mean PSNR and SSIM of each set so far, beginning with the set now being measured."""
         by_set: dict[str, list[Row]] = {}
         for row in rows:
             by_set.setdefault(row.set_name, []).append(row)
@@ -288,7 +288,7 @@ class _Progress(contextlib.ExitStack):
 
 
 def _explain(opened: _Opened) -> None:
-    """Measure the same images under other conventions, to show why a paper's figure may differ."""
+    """Measure the same images under other conventions, to show why a paper's values may differ."""
     config, network, protocol = opened.config, opened.runs, opened.protocol
     device = device_of(config.trainer.accelerator, config.trainer.devices)
     network = network.to(device).eval()  # the Trainer has moved it back to the CPU

@@ -48,7 +48,7 @@ class Source:
         name: Name of the files without their suffix.
         scale: Upscaling factor.
         record: `StoredNetwork` as plain values; ``None`` if only the network itself is known.
-        sections: What the card says besides listing the files: title -> lines.
+        sections: What the card says in addition to the list of files: title -> lines.
         data_dir: Folder that may contain Set5, on which graphs are checked.
     """
 
@@ -62,7 +62,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Written:
-    """The files by their formats, the card, and why formats failed."""
+    """The files by format, the model card, and the errors of the formats that failed."""
 
     files: dict[Format, Path]
     card: Path
@@ -91,8 +91,8 @@ def source_of(config: ExportConfig, overrides: Sequence[str], note: Note) -> Sou
 
     Args:
         config: The settings.
-        overrides: Those of the command line, which may not contradict the checkpoint.
-        note: Called with a sentence about what the weights do not reveal.
+        overrides: Those of the command line, which must not contradict the checkpoint.
+        note: Called with a sentence about what the weights do not determine, such as the scale.
 
     Raises:
         CheckpointError: See `open_configured`.
@@ -143,16 +143,16 @@ def export(source: Source, config: ExportConfig, *, say: Note) -> Written:
     common.refuse_existing([*paths.values(), card], overwrite=config.overwrite)
     if dtype != "float32" and "onnx" not in formats:
         raise ConfigError(
-            f"dtype: is only for an ONNX graph, got format={','.join(formats)}; add onnx, or leave it out"
+            f"dtype: is only for an ONNX graph, got format={','.join(formats)}; add onnx, or leave dtype out"
         )
     if size is not None and not {"onnx", "pt2"} & set(formats):
         raise ConfigError(
-            f"size: is only for a graph, got format={','.join(formats)}; add onnx or pt2, or leave it out"
+            f"size: is only for a graph, got format={','.join(formats)}; add onnx or pt2, or leave size out"
         )
     if size is not None and min(size) < (least := min_size_of(source.network)):
         raise ConfigError(
             f"size: {type(source.network).__name__} needs an LR image of at least {least}x{least} pixels, "
-            f"got {config.size}; give a larger size, or leave it out"
+            f"got {config.size}; give a larger size, or leave size out"
         )
     exported: dict[Format, tuple[Path, Exported]] = {}
     failed = []
@@ -213,7 +213,7 @@ def sections_of(ckpt: str | None, scale: int) -> dict[str, list[str]]:
 
 
 def _published(scale: int) -> list[Published]:
-    """The published weights for a scale; some files serve several."""
+    """The published weights for a scale; some files serve several scales."""
     return [row for row in published().values() if row.scale == scale]
 
 
@@ -227,7 +227,7 @@ def _training(found: Run) -> list[str]:
 
 
 def _short(setting: object) -> str:
-    """A setting in one line; for a class, its name and its arguments but the cache."""
+    """A setting in one line; for a class, its name and its arguments without ``cache_dir``."""
     if not isinstance(setting, Mapping):
         return str(setting)
     kind = str(setting.get("_target_", "")).rpartition(".")[2]
@@ -255,8 +255,8 @@ def _exported(kind: Format, source: Source, size: tuple[int, int] | None, dtype:
     if kind == "safetensors":
         if source.record is None:
             raise ConfigError(
-                "format: safetensors: needs the network's settings, which a network alone does not reveal; "
-                "give its checkpoint"
+                "format: safetensors: needs the network's settings, which cannot be read from the network "
+                "itself; give its checkpoint"
             )
         return as_safetensors(network, source.record)
     if kind == "official":

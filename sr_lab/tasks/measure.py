@@ -29,7 +29,7 @@ def run(config: MeasureConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Measure; write ``measure.csv`` and ``metrics.json``, which ``task=report`` reads; print the table.
 
     Raises:
-        ConfigError: ``columns`` is given, which only the table of a multirun has.
+        ConfigError: ``columns`` is given, but only the table of a multirun uses it.
         DataError: Images are missing, broken, or do not match.
     """
     common.refuse_alone(("columns",), overrides)
@@ -56,13 +56,13 @@ def _measured(config: MeasureConfig, overrides: Sequence[str]) -> Measurement:
     )
     if found.is_assumed:
         common.console.print(
-            f"scale: x{found.scale}, the default, since the names do not give one; set scale=..."
+            f"scale: x{found.scale}, the default, since the file names do not give a scale; set scale=..."
         )
     return found
 
 
 def _set_name(hr_dir: str) -> str:
-    """The test set that a folder's path names, or the last informative part of the path."""
+    """The test set to which a folder belongs, else the last part of its path that is not like ``HR``."""
     folder = Path(hr_dir).expanduser().absolute()
     named = [place.set_name for place in places(folder) if place.folder == folder and place.set_name]
     telling = (part for part in reversed(folder.parts) if not re.fullmatch(r"HR|GT|GTmod\d+", part, re.I))
@@ -70,7 +70,7 @@ def _set_name(hr_dir: str) -> str:
 
 
 def _record(config: MeasureConfig, found: Measurement, folder: Path) -> dict[str, object]:
-    """``metrics.json``: the first protocol's figures as a test writes them, the others under ``ways``."""
+    """``metrics.json``: the first protocol's results as in a test, the others under ``ways``."""
     name, (first, *others) = _set_name(config.hr_dir), found.ways
     hr_files = of_role(list_images(Path(config.hr_dir).expanduser()), "HR")
     says = f"x{found.scale} images of {config.sr_dir}; {found.ways[first].counting(found.scale)}"

@@ -75,7 +75,7 @@ scale: $${scale}
 upsampler: $${upsampler.factory}
 """
 
-_TEST = '''"""$title returns images of the right size, and every weight learns."""
+_TEST = '''"""$title returns images of the right size, and every weight gets a gradient."""
 
 import pytest
 import torch
@@ -111,7 +111,7 @@ def run(config: NewConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Write the files and print the next commands.
 
     Raises:
-        ConfigError: The name cannot be used, is taken, or a file exists.
+        ConfigError: The name cannot be used or is taken, or a file exists.
     """
     name, package = config.name, Path(config.at).as_posix()
     _check(name, package)
@@ -129,7 +129,9 @@ def run(config: NewConfig, folder: Path, overrides: Sequence[str]) -> None:
         place / f"test_{name}.py": _TEST,
     }
     if existing := [str(path) for path in texts if path.exists() or path.is_symlink()]:
-        raise ConfigError(f"name: {', '.join(existing)} exists; choose another name, or remove it")
+        raise ConfigError(
+            f"name: there already is {' and '.join(existing)}; choose another name, or remove it"
+        )
     shared = {place / "__init__.py": '"""Your own networks."""\n', place / "README.md": _README}
     texts |= {path: text for path, text in shared.items() if not path.exists()}
     for path, text in texts.items():

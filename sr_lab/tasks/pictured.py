@@ -50,7 +50,7 @@ class Shown:
         lr: What the networks get, float32 ``(1, 3 or 1, h, w)`` in [0, 1].
         hr: uint8 ``(1, 3, scale * h, scale * w)``; ``None`` if there is no HR image.
         grey: Whether the image comes from a file with one channel.
-        protocol: How it was degraded and is measured.
+        protocol: How the image was degraded and how results are measured.
     """
 
     name: str
@@ -76,7 +76,7 @@ class _Opened:
 
 
 def refuse_unused(config: PicturedConfig, overrides: Sequence[str]) -> None:
-    """Refuse settings that the other settings leave without effect.
+    """Refuse settings that would have no effect with the other settings.
 
     Raises:
         ConfigError: ``only`` is given without ``own_runs``, a protocol without an HR image, or ``crop_size``
@@ -87,10 +87,12 @@ def refuse_unused(config: PicturedConfig, overrides: Sequence[str]) -> None:
             f"crop_size: is the size of the window that crop=auto chooses, got crop={config.crop}; drop one"
         )
     if config.only and config.own_runs is None:
-        raise ConfigError("only: chooses among the runs of own_runs, which is not set; set it, or drop only")
+        raise ConfigError(
+            "only: chooses among the runs of own_runs, which is not set; set own_runs, or drop only"
+        )
     if config.hr is None and is_set("benchmark", overrides):
         raise ConfigError(
-            "benchmark: its protocol is used only with an HR image, got none; set hr, or drop it"
+            "benchmark: its protocol is used only with an HR image, got none; set hr, or drop benchmark"
         )
 
 
@@ -121,7 +123,9 @@ def networks(config: PicturedConfig, overrides: Sequence[str]) -> list[Network]:
         )
     names = config.names or called
     if twice := [name for name in names if [*names, *_TAKEN].count(name) > 1]:
-        raise ConfigError(f"names: two crops are called '{twice[0]}'; give each network another name")
+        raise ConfigError(
+            f"names: '{twice[0]}' would appear twice in the picture; give each network a name of its own"
+        )
     return [
         Network(name, each.source, each.stored.scale, each.network)
         for name, each in zip(names, opened, strict=True)
@@ -138,7 +142,7 @@ def _opened(config: PicturedConfig, key: str, path: str, scale: int | None) -> _
 
 
 def _names(opened: Sequence[_Opened]) -> list[str]:
-    """What papers call the networks, and what tells trainings apart; equal names also get their weights.
+    """Names as papers print them, with what tells training runs apart; equal names also get the weights.
 
     A network whose settings match no option of ``model=`` is named after its weights.
     """
@@ -188,7 +192,9 @@ def _trained(config: PicturedConfig, scale: int) -> list[Run]:
     """
     found = [run for run in own_runs(config) if not run.problem and run.scale == scale and _has_weights(run)]
     if not found and config.own_runs is not None:
-        missing = f"own_runs: there is no finished training at x{scale} in {where_to_train(config, scale)}"
+        missing = (
+            f"own_runs: there is no finished training run at x{scale} in {where_to_train(config, scale)}"
+        )
         if not config.weights:
             raise CheckpointError(f"{missing}; or set ckpts=[...]")
         common.console.print(f"{missing}; the picture shows the networks of ckpts alone")
@@ -200,7 +206,7 @@ def _has_weights(run: Run) -> bool:
 
 
 def where_to_train(config: PicturedConfig, scale: int) -> str:
-    """The folder, and for an experiment's folder the command that trains what is missing in it."""
+    """The folder, and how to train what is missing: with a command if the folder is that of an experiment."""
     folder, root = Path(str(config.own_runs)), Path(config.paths.output_dir)
     name = folder.relative_to(root).as_posix() if folder.is_relative_to(root) else ""
     if not (conf_dir() / "experiment" / f"{name}.yaml").is_file():
@@ -209,7 +215,7 @@ def where_to_train(config: PicturedConfig, scale: int) -> str:
 
 
 def _file(config: PicturedConfig) -> tuple[Path, str]:
-    """The file of the image that gives the picture its name, and its test set if it is from one."""
+    """The image file that gives the picture its name, and the test set of the image, or an empty string."""
     if config.hr is None and config.input is None:
         raise ConfigError(
             "hr: no image is given; set hr=<HR image, or Set14/barbara>, or input=<photo> without an HR image"
@@ -229,7 +235,7 @@ def image(config: PicturedConfig, scale: int) -> Shown:
 
     Raises:
         ConfigError: No image is given.
-        DataError: It is missing, broken or too large, or the LR image does not fit it.
+        DataError: An image is missing, broken or too large, or the LR image does not fit the HR image.
     """
     file, set_name = _file(config)
     protocol = protocol_of(config)
@@ -278,7 +284,7 @@ def window_of(crop: Sequence[int], lr: Tensor, scale: int) -> Box:
     """The given window.
 
     Raises:
-        ConfigError: It is empty, or leaves the image.
+        ConfigError: The window is empty, or not inside the image.
     """
     box = Box(*crop)
     height, width = (scale * side for side in lr.shape[-2:])

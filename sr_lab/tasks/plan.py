@@ -74,8 +74,8 @@ def _check_experiment(overrides: Sequence[str]) -> None:
     for group, task, _ in found.chosen if found else ():
         if group == "task" and task != "train":
             raise ConfigError(
-                f"task: experiment={name} trains nothing, so there is nothing to plan; leave out task=plan "
-                f"for its own task={task}"
+                f"task: experiment={name} trains nothing, so there is nothing to plan; leave task=plan out "
+                f"to run its task, {task}"
             )
 
 
@@ -151,18 +151,18 @@ def _headline(jobs: Sequence[Job], same: int) -> list[str]:
     config = jobs[0].config
     words = f"{config.experiment_name}: {len(jobs)} job{'s' if len(jobs) > 1 else ''} ({', '.join(parts)})"
     if same:
-        words += f", {same} more rows are the same runs"
+        words += f", {_number(same, 'more row')} {'repeats' if same == 1 else 'repeat'} one of these runs"
     if any(job.folder is None for job in jobs):
         words += "; it is not known which are finished, since the images that identify a run are missing"
     lines = layout.wrapped(words, hanging=2)
     if config.hparams_search is not None:
         lines += layout.wrapped(
-            f"A search of up to {_trials(config)} trials of up to {config.steps:,} steps, at the cost of its "
-            "first network; pruned trials take less."
+            f"A search of up to {_trials(config)} trials of up to {config.steps:,} steps each, with the cost "
+            "of the network configured here; pruned trials take less time."
         )
     budget = f"Budget {config.budget.name.partition(' ')[0]}"
     if config.budget.name.endswith("(auto)"):
-        budget += f", chosen for a {'GPU' if build.on_gpu(config) else 'CPU'} as the training does"
+        budget += f", chosen for a {'GPU' if build.on_gpu(config) else 'CPU'} as in training"
     if config.recipe:
         names = {"lr_patch_size": "LR patch size", "batch_size": "batch size"}
         now = {"batch_size": config.batch_size, "lr_patch_size": cost.patch_size(config)}
@@ -217,7 +217,7 @@ def _cells(job: Job, *, counted: bool) -> list[str]:
 
 
 def _shortened(name: str, room: int) -> str:
-    """The end of a long name says more than its middle."""
+    """A name without its middle if it is too long, since its end is more informative."""
     room = min(room, 28)
     return name if len(name) <= room else f"{name[:7]}..{name[9 - room :]}"
 
@@ -227,7 +227,7 @@ def _checkpoint_bytes(job: Job) -> int:
 
 
 def _measurement(jobs: Sequence[Job], config: PlanConfig) -> list[str]:
-    """How the figures were found."""
+    """How the estimates were made."""
     costs = list({id(job.cost): job.cost for job in jobs if job.cost is not None}.values())
     if not costs:
         return layout.wrapped("Every job is finished, so nothing was measured.")
@@ -246,13 +246,13 @@ def _measurement(jobs: Sequence[Job], config: PlanConfig) -> list[str]:
         )
     text += (
         ". Hours include validations and tests, estimated from one forward pass, but no waiting for data or "
-        "for other devices; other programs that run now make the figures worse. RAM is for the network in "
+        "for other devices; other programs that run now make the estimates longer. RAM is for the network in "
         "training; disk is for the checkpoints."
     )
     lines = layout.wrapped(text)
     hours, slots = _wall(jobs)
     if config.sweep.jobs > 1:
-        how = f"{slots} at once (sweep.jobs={config.sweep.jobs}), each measured alone"
+        how = f"{_number(slots, 'job')} at once (sweep.jobs={config.sweep.jobs}), each measured alone"
         if not build.on_gpu(config):
             how += f" with {_number(_threads(config), 'thread')}"
         lines += layout.wrapped(f"Wall time: {_hours(hours)} hours with {how}.")
@@ -301,12 +301,10 @@ def _needs(jobs: Sequence[Job], prepare: str) -> tuple[list[tuple[str, str]], li
     if tight := [job.config.run_name for job in left if job.cost is not None and not job.cost.fits]:
         obstacles.append(
             f"Memory: a batch of {', '.join(tight)} does not fit into the GPU's memory; "
-            "trainer.accumulate_grad_batches=2 halves it."
+            "trainer.accumulate_grad_batches=2 processes the batch in two halves."
         )
     if failed := [job.config.run_name for job in jobs if job.state == "failed"]:
-        obstacles.append(
-            f"{', '.join(failed)} failed last time; sweep.retry_failed=true lets a sweep start it again."
-        )
+        obstacles.append(f"{', '.join(failed)} failed last time; sweep.retry_failed=true lets a sweep retry.")
     return rows, obstacles
 
 
@@ -344,7 +342,7 @@ def _prepare(overrides: Sequence[str], choices: Mapping[str, str]) -> str:
 
 
 def _to_prepare(jobs: Sequence[Job]) -> tuple[int, bool]:
-    """Bytes of decoded training images that are still to be written, and whether the files were read."""
+    """Bytes of decoded training images that are still to be written, and whether the number is exact."""
     exact, total = True, 0
     sets: dict[str, PlanConfig] = {}
     for job in jobs:
@@ -383,7 +381,7 @@ def _memory(config: PlanConfig, memory: int, obstacles: list[str]) -> str:
             f"{fewer}trainer.accumulate_grad_batches or a smaller batch_size."
         )
     at_once = f" for {jobs} jobs at once" if jobs > 1 else ""
-    of_all = "; this system does not say how much there is" if has is None else f", of {_bytes(has)}"
+    of_all = "; this system does not report how much it has" if has is None else f", of {_bytes(has)}"
     return f"about {_bytes(need)}{at_once}, including the program{of_all}"
 
 

@@ -57,7 +57,7 @@ def run(config: PrepareConfig, folder: Path, overrides: Sequence[str]) -> None:
         dataset.prepare()
         what = f"images decoded for x{config.scale} in {config.paths.cache_dir}"
         if isinstance(dataset, PairDataset):
-            what = f"pairs of {dataset.name}, which reads them itself"
+            what = f"pairs, which {dataset.name} reads itself"
         _say(f"dataset: {len(dataset)} training {what}")
 
 

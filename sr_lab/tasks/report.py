@@ -18,7 +18,7 @@ from sr_lab.runs import sweep
 def run(config: ReportConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Print the table, and write it as Markdown, CSV, LaTeX and a page into the folder of runs.
 
-    In ``crops/``, each test set whose images the runs have saved gets a figure of zoomed crops.
+    If the runs have saved images of a test set, a figure of zoomed crops for it is written into ``crops/``.
     """
     root = Path(config.runs)
     runs = find_runs(root)

@@ -57,7 +57,7 @@ def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
         overrides: Overrides of the command line.
 
     Raises:
-        ConfigError: A setting of a sweep is given, and this is one run.
+        ConfigError: A setting of a sweep is given for a single run.
     """
     common.refuse_alone(("sweep",), overrides)
     run_folder, known_by = RunFolder.at(folder), known(config)
@@ -76,7 +76,9 @@ def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
             _train(config, run_folder, signals, from_scratch=from_scratch)
         return
     with run_folder.attempt(), signals.heard():
-        done_meanwhile = run_folder.is_finished() and not from_scratch  # by another process, before locking
+        done_meanwhile = (
+            run_folder.is_finished() and not from_scratch
+        )  # by another process, before this one locked it
         if not done_meanwhile:
             _train(config, run_folder, signals, from_scratch=from_scratch)
     if done_meanwhile:
@@ -140,7 +142,7 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, from_scr
         trainer = _trainer(config, folder, parts, signals, last)
         if rank() == 0:  # everything that can be wrong has been checked
             with faults.explained():
-                folder.metrics.unlink(missing_ok=True)  # a run that fails must not leave earlier results
+                folder.metrics.unlink(missing_ok=True)  # if the run fails, earlier results must not stay
                 if from_scratch:
                     folder.start_over(job())
                 earlier_code = record(folder, known(config), resumed=last is not None)
@@ -172,7 +174,7 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, from_scr
 
 
 def _parts(config: TrainConfig, folder: RunFolder, *, resumed: bool, from_scratch: bool) -> _Parts:
-    """Build network and data; anything missing is noticed here."""
+    """Build network and data, so that anything missing is reported before the training."""
     protocol = measured.protocol_of(config)
     test_sets = [measured.benchmark_set(config, name, protocol) for name in config.benchmark.sets]
     check_names(config.examples, test_sets)
@@ -252,7 +254,7 @@ def _trainer(
         )
     share_of_a_rank(config.batch_size, world=trainer.world_size, accumulate=parts.data.accumulate)
     if _is_per_process(config, trainer, parts.module):
-        _say("batch norm: statistics are per process, since only GPUs can share them")
+        _say("batch norm: statistics are per process, since they can be shared only on GPUs")
     if last is not None:
         check_resume(last, trainer, parts.module)
         _say(f"resumes from {last}")
@@ -273,7 +275,7 @@ def _fit_and_test(
 
 
 def _how(config: TrainConfig, trainer: lightning.Trainer, parts: _Parts) -> dict[str, object]:
-    """For the record: how the network was trained, and in which form."""
+    """For ``metrics.json``: how the network was trained, and in which form."""
     steps, world = trainer.global_step, trainer.world_size
     arguments = config.trainer.arguments()
     because = why_not_deterministic(
@@ -304,18 +306,18 @@ def _is_per_process(config: TrainConfig, trainer: lightning.Trainer, module: SRM
 
 
 def _lost_best(folder: RunFolder, trainer: lightning.Trainer, tested: Path) -> dict[str, str]:
-    """For the record: whether another checkpoint was tested because the best is missing or damaged."""
+    """For ``metrics.json``: which checkpoint was tested if the best one is missing or damaged."""
     score = build.callback_of(trainer, Checkpoints).best_model_score
     reached = max(folder.validations().values(), default=-math.inf)
     if tested.name == BEST and (score is None or reached <= float(score)):
         return {}
-    why = f"{tested.name}; the checkpoint with the best validation ({reached:.2f} dB) is lost"
+    why = f"{tested.name}; the checkpoint with the best validation PSNR ({reached:.2f} dB) is lost"
     _say(f"tested: {why}")
     return {"tested": why}
 
 
 def _degraded(dataset: TrainingSet) -> dict[str, str]:
-    """For the text above a table: describe LR images other than the bicubic ones that the protocol covers."""
+    """For the lines above a table: the LR images of the training, unless they are made as in the protocol."""
     if isinstance(dataset, PairDataset):
         return {"degradation_says": f"pairs of {dataset.name}, also for validation; tested by the protocol"}
     if dataset.lr_files is not None:
@@ -329,7 +331,7 @@ def _check_numbers(results: Sequence[ImageResult], skipped: int | None, steps: i
     """Refuse a result that is NaN.
 
     Raises:
-        ConfigError: The figures of an image are NaN.
+        ConfigError: PSNR or SSIM of an image is NaN.
     """
     nan = next((result for result in results if math.isnan(result.psnr_y) or math.isnan(result.ssim_y)), None)
     if nan is None:

@@ -1,4 +1,4 @@
-"""The pictures of ``task=analyze`` that show trainings and costs, and run no network."""
+"""The pictures of ``task=analyze`` that show training runs and costs, without running a network."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -27,15 +27,15 @@ _Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 
 def schedule(config: AnalyzeConfig) -> Found:
-    """Learning rates over the steps (IMFM, Fig. 3): of schedules, or as trainings recorded them.
+    """Learning rates over the steps (IMFM, Fig. 3): of schedules, or as training runs recorded them.
 
     Raises:
         ConfigError: Neither is given, or both; or a schedule does not fit the number of steps.
     """
     if bool(config.schedules) == (config.own_runs is not None):
         raise ConfigError(
-            "schedules: kind=schedule draws schedules or trainings; set schedules=[cosine,step], or "
-            "own_runs=<the folder of their runs>"
+            "schedules: kind=schedule draws either schedules or training runs; set schedules=[cosine,step] "
+            "or own_runs=<the folder of the runs>"
         )
     if not config.schedules:
         return _curves(config, "learning_rate", "learning rate", "Learning rate")
@@ -44,7 +44,7 @@ def schedule(config: AnalyzeConfig) -> Found:
 
 
 def convergence(config: AnalyzeConfig) -> Found:
-    """Validation PSNR over the steps of trainings (IMFM, Fig. 4; OSFFNet, Fig. 7)."""
+    """Validation PSNR over the steps of training runs (IMFM, Fig. 4; OSFFNet, Fig. 7)."""
     if config.psnr_set is None:
         return _curves(config, "val/psnr_y", "validation PSNR [dB]", "Validation PSNR during training")
     title = f"PSNR on {config.psnr_set} during training"
@@ -73,13 +73,11 @@ def _planned(config: AnalyzeConfig, name: str) -> tuple[list[float], list[float]
 
 def _curves(config: AnalyzeConfig, column: str, ylabel: str, title: str) -> Found:
     if config.own_runs is None:
-        raise ConfigError(
-            f"own_runs: kind={config.kind} draws trainings; set own_runs=<the folder of their runs>"
-        )
+        raise ConfigError(f"own_runs: kind={config.kind} draws training runs; set own_runs=<their folder>")
     found = curves.read(pictured.own_runs(config), column)
     if not found:
         where = pictured.where_to_train(config, config.scale)
-        raise ConfigError(f"own_runs: no training has recorded {column} in {where}")
+        raise ConfigError(f"own_runs: no training run has recorded {column} in {where}")
     return _found(config, {curve.name: (curve.steps, curve.values) for curve in found}, column, ylabel, title)
 
 
@@ -102,9 +100,9 @@ def _found(config: AnalyzeConfig, lines: _Lines, column: str, ylabel: str, title
 
 
 def trade_off(config: AnalyzeConfig) -> Found:
-    """PSNR over parameters, multiply-adds and time (OSFFNet, Fig. 5; EFRDN, Fig. 7).
+    """PSNR against parameters, multiply-adds and time (OSFFNet, Fig. 5; EFRDN, Fig. 7).
 
-    With ``table``, that table's networks and figures; otherwise all networks that papers compare.
+    With ``table``, shows that table's networks and values; otherwise all networks that papers compare.
     """
     set_name = config.psnr_set or "Urban100"
     table = None if config.table is None else (config.table.paper, config.table.name)
@@ -119,13 +117,11 @@ def trade_off(config: AnalyzeConfig) -> Found:
     printed = tradeoff.printed(config.scale, set_name, table=table, times=times)
     points = [*printed, *own] if table else tradeoff.around(own, scale=config.scale, set_name=set_name)
     if not points:
-        raise ConfigError(f"psnr_set: no figure on {set_name} at x{config.scale} is known; give another set")
+        raise ConfigError(f"psnr_set: no PSNR on {set_name} at x{config.scale} is known; give another set")
     title = f"PSNR on {set_name} and cost, x{config.scale}"
     with drawing.style():
         figure = tradeoff.figure(points, title=title, set_name=set_name, time=times.label)
-    says = [
-        f"{len(points)} points, only of networks that are implemented here, so that one rule counts them all"
-    ]
+    says = [f"{len(points)} points, counted by one rule; networks that are not implemented here are left out"]
     if table is not None:
         asked = ("psnr_y", set_name, config.scale)
         rows = [f.row for f in published.table(*table) if (f.metric, f.set_name, f.scale) == asked]
@@ -136,7 +132,7 @@ def trade_off(config: AnalyzeConfig) -> Found:
 
 
 def _weights(scale: int, times: Times, table: tuple[str, str] | None) -> list[Point]:
-    """Published weights with their PSNR on Set5, which their authors' code has measured."""
+    """Published weights with their PSNR on Set5, measured with their authors' code."""
     wanted = None if table is None else {figure.model for figure in published.table(*table)}
     found = []
     for entry in zoo.published().values():

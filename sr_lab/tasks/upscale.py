@@ -61,7 +61,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Manner:
-    """How results are made and written, besides the network; see ``conf/task/upscale.yaml``.
+    """The settings with which results are made and written; see ``conf/task/upscale.yaml``.
 
     Args:
         maker: Digest of the network, and its backend.
@@ -89,7 +89,8 @@ def run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Upscale every image into ``folder``; an image that fails does not stop the rest.
 
     Raises:
-        ConfigError: The output is one file or stdout, but there are several images.
+        ConfigError: The output is one file or stdout, but there are several images; or settings contradict
+            each other.
         SystemExit: With 1 at the end, if an image could not be upscaled.
     """
     with _on_stderr() if config.is_stdout else contextlib.nullcontext():
@@ -106,15 +107,15 @@ def _run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> dict[
     """
     say = common.console.print
     check_gpu(config.trainer.accelerator, config.trainer.devices)
-    if config.dry_run:  # Hydra got a temporary folder
+    if config.dry_run:  # Hydra was given a temporary folder
         folder = Path(config.folder) / (folder.name if common.in_multirun() else "")
     results = folder.parent if common.in_multirun() else folder  # each job has a folder in the output
     one = config.is_stdout or config.file is not None
     found = search([config.input] if isinstance(config.input, str) else config.input, but_not=results)
     if one and (len(found.images) != 1 or (config.is_stdout and common.in_multirun())):
-        raise ConfigError(
-            f"output: {config.output} holds one image, got {len(found.images)} images; give a folder"
-        )
+        number = f"{len(found.images)} image{'' if len(found.images) == 1 else 's'}"
+        each = " in each of several jobs" if common.in_multirun() else ""
+        raise ConfigError(f"output: {config.output} holds one image, got {number}{each}; give a folder")
     if config.is_stdout and sys.stdout.isatty():
         raise ConfigError("output: stdout is a terminal; redirect it into a file or a pipe")
     form = _given_format(config)
@@ -130,7 +131,7 @@ def _run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> dict[
     if forms and is_set("quality", overrides) and not forms & _WITH_QUALITY:
         raise ConfigError(
             f"quality: is used by jpeg and webp, and the results are {' and '.join(sorted(forms))}; "
-            "add format=jpeg, or leave it out"
+            "add format=jpeg, or leave quality out"
         )
     runs = common.prepared(config, network).to(device_of(config.trainer.accelerator, config.trainer.devices))
     backend = f" {runs.network.backend}" if isinstance(runs.network, BackendNetwork) else ""
@@ -170,7 +171,7 @@ def _run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> dict[
 
 
 def _with_default(config: UpscaleConfig, image: Path, overrides: Sequence[str]) -> UpscaleConfig:
-    """The settings with the weights in the package, if the command line names no network."""
+    """The settings, with the weights that come with sr_lab if the command line names no network."""
     if config.ckpt is not None or is_set("model", overrides):
         return config
 
@@ -186,7 +187,7 @@ def _with_default(config: UpscaleConfig, image: Path, overrides: Sequence[str]) 
 
 @contextlib.contextmanager
 def _on_stderr() -> Iterator[None]:
-    """Print on stderr, since stdout is the image."""
+    """Print on stderr, since the image is written to stdout."""
     before = common.console.stderr
     common.console.stderr = True
     try:
@@ -205,7 +206,7 @@ def _list(skipped: Sequence[tuple[Path, str]], failed: dict[Path, str]) -> None:
 
 
 def _given_format(config: UpscaleConfig) -> Format | None:
-    """The format that the settings name, ``None`` if each image decides.
+    """The format that the settings name, ``None`` if it depends on the image.
 
     Raises:
         ConfigError: The output file has the suffix of another format, or of one that cannot be written.
@@ -230,7 +231,7 @@ def plan(
     """Choose the result file and format for each image; sub-folders of ``folder`` mirror those of the inputs.
 
     Returns:
-        The jobs; and image -> reason, where the header shows that an image cannot be upscaled.
+        The jobs; and image -> reason, for images whose header shows that they cannot be upscaled.
     """
     readable: list[tuple[Path, Path, Format, About]] = []
     failed: dict[Path, str] = {}
@@ -257,7 +258,7 @@ def plan(
 
 
 def _problem(job: Job, folder: Path, *, overwrite: bool) -> str | None:
-    """Why the result may not be written where it should be."""
+    """Why the result must not be written to its file; ``None`` if it can be."""
     if job.output is None:
         return None
     if not job.output.parent.resolve().is_relative_to(folder.resolve()):
@@ -274,9 +275,9 @@ def _tiles(network: Tiled, height: int, width: int) -> str:
 
 
 def _is_result(job: Job, network: Tiled, manner: Manner) -> bool:
-    """Whether a file is a network's result for an image in its current state.
+    """Whether the output file is the network's result for the image as it is now.
 
-    With ``tile=auto``, the image may have been whole, or in smaller tiles because it did not fit into memory.
+    With ``tile=auto``, the image may have been upscaled whole, or in smaller tiles to fit into memory.
     """
     assert job.output is not None
     with contextlib.suppress(OSError, SRLabError):
@@ -294,7 +295,7 @@ def _is_result(job: Job, network: Tiled, manner: Manner) -> bool:
 def upscale_all(
     jobs: Sequence[Job], network: Tiled, manner: Manner, *, on_gpu: bool = False
 ) -> dict[Path, str]:
-    """Upscale images in turn; each is written atomically while the next image is computed.
+    """Upscale images in turn; each result is written atomically while the next image is computed.
 
     Returns:
         The reason for each image that could not be upscaled.

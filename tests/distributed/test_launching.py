@@ -281,7 +281,7 @@ def test_two_machines_train_one_run_with_a_separate_cache_each(tmp_path):
     metrics = json.loads((run_folder(tmp_path) / "metrics.json").read_text())
     assert metrics["processes"] == 2
     assert metrics["batch_norm"] == "per process"
-    assert "batch norm: statistics are per process, since only GPUs can share them" in first.stdout
+    assert "batch norm: statistics are per process, since they can be shared only on GPUs" in first.stdout
     assert metrics["deterministic"] == {"value": True, "because": []}
 
 

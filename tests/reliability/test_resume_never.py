@@ -124,7 +124,7 @@ def test_a_run_that_lost_its_best_checkpoint_tests_the_best_remaining_checkpoint
     assert f"resume: best.ckpt is {how}" in ended.said
     assert checkpoint(folder, "best")["global_step"] == 4 * INTERVAL
     best = max(RunFolder(folder).validations().values())
-    why = f"best.ckpt; the checkpoint with the best validation ({best:.2f} dB) is lost"
+    why = f"best.ckpt; the checkpoint with the best validation PSNR ({best:.2f} dB) is lost"
     assert json.loads((folder / "metrics.json").read_text())["tested"] == why
 
 
@@ -139,7 +139,9 @@ def test_a_run_that_only_needs_testing_uses_the_last_checkpoint_if_the_best_is_l
     harm(folder.checkpoints / "best.ckpt")
     ended = forge.train(folder.path, *TWO)
     assert ended.code == 0, ended.said
-    assert folder.read_metrics()["tested"].startswith("last.ckpt; the checkpoint with the best validation (")
+    assert folder.read_metrics()["tested"].startswith(
+        "last.ckpt; the checkpoint with the best validation PSNR ("
+    )
 
 
 def test_the_message_names_the_best_checkpoint_if_no_checkpoint_can_be_read(tmp_path):

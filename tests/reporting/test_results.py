@@ -109,7 +109,7 @@ def test_a_changed_recipe_counts_as_another_budget_and_is_not_in_the_readme(tmp_
             {"test_images": {"Set5": "not the published Set5: 1 image cropped, 4 as published"}},
             "was measured on images other than the papers' (not the published Set5: 1 image cropped",
         ),
-        ({"test_images": {}}, "does not say whether its images of Set5 are the published ones"),
+        ({"test_images": {}}, "has no record of whether its images of Set5 are the published ones"),
     ],
 )
 def test_a_run_that_was_not_measured_as_in_the_papers_is_left_out(tmp_path, more, why):

@@ -196,21 +196,21 @@ def test_the_trade_off_shows_runs_published_weights_and_printed_figures(tmp_path
 @pytest.mark.parametrize(
     ("words", "fact"),
     [
-        (["kind=schedule"], "schedules: kind=schedule draws schedules or trainings"),
+        (["kind=schedule"], "schedules: kind=schedule draws either schedules or training runs"),
         (["kind=schedule", "schedules=[cosin]"], "did you mean 'cosine'"),
         (["kind=schedule", "schedules=[plateau]"], "ReduceLROnPlateau depends on validation results"),
-        (["kind=convergence"], "own_runs: kind=convergence draws trainings"),
+        (["kind=convergence"], "own_runs: kind=convergence draws training runs"),
         (["kind=convergence", "own_runs={runs}", "only=[three]"], "allowed: one, two"),
         (
             ["kind=convergence", "own_runs={runs}", "psnr_set=B100"],
-            "no training has recorded val/B100/psnr_y",
+            "no training run has recorded val/B100/psnr_y",
         ),
         (["kind=convergence", "own_runs={runs}", "names=[a]"], "there are 1 names for 2 lines (one, two)"),
         (["kind=tradeoff", "hr=Set5/baby"], "hr: is used only by kind=psd"),
         (["kind=schedule", "schedules=[cosine]", "trainer=cpu"], "trainer: is used only by kind=psd"),
         (["kind=schedule", "schedules=[cosine]", "benchmark=set5"], "benchmark: is used only by kind=psd"),
         (["kind=schedule", "schedules=[cosine]", "only=[a]"], "only: chooses among the runs of own_runs"),
-        (["kind=tradeoff", "psnr_set=Set99"], "no figure on Set99 at x4 is known"),
+        (["kind=tradeoff", "psnr_set=Set99"], "no PSNR on Set99 at x4 is known"),
     ],
 )
 def test_what_is_missing_for_a_picture_of_training_runs_is_named(tmp_path, training_runs, words, fact):

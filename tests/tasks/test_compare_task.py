@@ -187,7 +187,7 @@ def test_finished_training_runs_in_a_folder_come_after_the_checkpoints(draw, cap
     words = ("own_runs=@outputs/mine", "hr=Tiny/img_001")
     assert draw("ckpts=@luma.ckpt", *words).names == ["SRCNN", "trained here"]
     assert draw("ckpts=@x3.ckpt", *words).names == ["IMDN-RTC"]
-    assert "no finished training at x3 in" in capsys.readouterr().out
+    assert "no finished training run at x3 in" in capsys.readouterr().out
     with pytest.raises(CheckpointError, match="sr_lab experiment=imfm/train scale=4"):
         draw("own_runs=@outputs/imfm/train", "scale=4", "hr=Tiny/img_001")
 

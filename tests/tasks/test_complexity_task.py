@@ -84,7 +84,7 @@ def test_a_sweep_ends_with_a_table_a_csv_file_and_a_plot(swept):
     assert (line["network"], line["psnr_from"], float(line["time"]) > 0) == ("srcnn", "paper", True)
     assert "glyph" not in out.lower()  # fontTools is quiet
     assert "no paper prints their PSNR on Urban100): ecbsr_m4c16" in out
-    assert "CPU: eager float32 passes to 640x360 pixels" in out
+    assert "CPU: eager float32 passes with an output of 640x360" in out
 
 
 def test_a_row_of_a_table_is_drawn_with_what_the_table_prints(tmp_path, monkeypatch):

@@ -341,7 +341,7 @@ def test_an_evaluation_that_is_killed_again_and_again_finishes_with_the_same_fig
     )
     ends = [sr_lab(tmp_path, *command, LEFT=left) for left in ("2", "3", "4", "0")]
     assert [end.returncode for end in ends] == [-signal.SIGKILL] * 3 + [0], ends[-1].stderr
-    assert "resumes: 6 of 8 images are measured already" in ends[-1].stdout
+    assert "resumes: 6 of 8 images are already measured" in ends[-1].stdout
     (folder,) = {path.parent for path in tmp_path.glob("outputs/*/*/metrics.json")}
     other = tmp_path / "other"
     assert sr_lab(tmp_path, *command, f"hydra.run.dir={other}", LEFT="0").returncode == 0

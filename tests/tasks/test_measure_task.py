@@ -141,7 +141,7 @@ def test_the_default_scale_is_reported_if_the_names_give_none(place, capsys):
     folders = ("task=measure", f"sr_dir='{place}/ours'", f"hr_dir='{place}/theirs'")
     run(measure, place / "run", *folders, "colour=rgb", "crop=10")
     shown = capsys.readouterr().out
-    assert "scale: x4, the default, since the names do not give one; set scale=..." in shown
+    assert "scale: x4, the default, since the file names do not give a scale; set scale=..." in shown
     assert "rgb crop=10: PSNR and SSIM on RGB of the 8-bit result, 10 pixels cropped" in shown
     record = json.loads((place / "run" / "metrics.json").read_text())
     assert record["protocol"] == "rgb crop=10"

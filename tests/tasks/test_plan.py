@@ -79,7 +79,7 @@ def test_rows_of_the_same_run_are_one_job(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     config = planned("measure=false")
     plan.run([config, config])
-    assert "1 job (1 finished), 1 more rows are the same runs" in capsys.readouterr().out
+    assert "1 job (1 finished), 1 more row repeats one of these runs" in capsys.readouterr().out
 
 
 def test_missing_images_are_reported_with_the_command_that_downloads_them(tmp_path, capsys):
@@ -111,7 +111,9 @@ def test_jobs_at_once_share_the_time(monkeypatch, capsys, tmp_path):
     out = " ".join(capsys.readouterr().out.split())
     assert "3 left 18" in out
     assert " 3.0 " in out  # hours of all jobs: 18 steps of 600 s
-    assert "Wall time: 2.0 hours with 2 at once (sweep.jobs=2), each measured alone with 1 thread." in out
+    assert (
+        "Wall time: 2.0 hours with 2 jobs at once (sweep.jobs=2), each measured alone with 1 thread." in out
+    )
 
 
 def test_a_search_is_planned_as_its_number_of_trials(monkeypatch, capsys, tmp_path):

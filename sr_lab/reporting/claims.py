@@ -146,7 +146,7 @@ def _corrected(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def write_findings(findings: Iterable[Finding], root: Path) -> Path:
-    """Add findings to ``<root>/ledger/results.csv``; each replaces that of the same claim and budget."""
+    """Add findings to ``<root>/ledger/results.csv``, replacing those of the same claim and budget."""
     path = root / "ledger" / "results.csv"
     known: dict[tuple[str, ...], Mapping[str, object]] = {}
     for row in [*read_findings(root), *map(asdict, findings)]:

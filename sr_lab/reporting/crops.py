@@ -364,7 +364,7 @@ def _caption(figure: Figure, centre: float, top: float, parts: Score, *, room: f
 
 
 def _latex(comparison: Comparison, stem: str, scores: Sequence[Score]) -> str:
-    """LaTeX for the figure, with the paper's own font: the whole image and a table of crops, each a file."""
+    """LaTeX code of the figure, with text in the paper's font: the whole image and a table of crops."""
     columns = _columns_of(len(scores))
     width = rf"{0.98 / columns:.3f}\linewidth"
     whole, *crops = (path.name for path in files_of(Path(), stem, [v.name for v in comparison.versions])[4:])

@@ -41,8 +41,8 @@ class Key:
 class Training:
     """Curves of all runs."""
 
-    # Title and plot (``<svg>``) of each quantity. Runs with the same curve share one line with their
-    # number above it; ``data-run`` of a line lists their positions in the legend.
+    # Title and plot (``<svg>``) of each quantity. Runs with the same curve share one line, labelled
+    # with the number of runs; ``data-run`` of a line lists their positions in the legend.
     panels: list[tuple[str, str]]
     keys: list[Key]  # the legend
     # Whether any run was interrupted; dotted vertical lines show where it resumed.

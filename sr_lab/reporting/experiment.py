@@ -111,7 +111,7 @@ def print_runs(runs: Sequence[Run], console: Console | None = None, *, columns: 
 
 
 def _experiment(run: Run) -> str:
-    """The name of a run's experiment; if it has none, the name of a task other than training."""
+    """The name of a run's experiment, or that of its task if no experiment was chosen."""
     name = str(run.values["experiment"])
     return str(run.settings.get("task", name)) if name == "train" else name
 

@@ -89,7 +89,7 @@ def width_of(table: Table) -> int:
 
 
 def _fitting(table: Table, order: Sequence[int], width: int) -> list[int]:
-    """As many columns as fit, the first of ``order`` first, but at least one; in the order of the table."""
+    """The first columns of ``order``, as many as fit but at least one, sorted as in the table."""
     kept: list[int] = []
     for number in order:
         more = sorted([*kept, number])

@@ -24,6 +24,6 @@ def signed(value: float | None, decimals: int) -> str:
 
 
 def shortened(text: str, limit: int = 32) -> str:
-    """A string cut in its middle to ``limit`` characters; more of the end is kept, where names differ."""
+    """A string cut in its middle to ``limit`` characters; more of the end is kept, as names differ there."""
     start = limit // 4
     return text if len(text) <= limit else f"{text[:start]}…{text[len(text) - limit + start + 1 :]}"

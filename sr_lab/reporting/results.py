@@ -37,7 +37,7 @@ def write_results(
         The written files.
 
     Raises:
-        ConfigError: No run is a finished run of a paper's table whose results can be written.
+        ConfigError: No finished run belongs to a paper's table and was measured as in the papers.
     """
     refused = {run.path: why for run in runs if run.table is not None and (why := _not_as_in_papers(run))}
     for path, why in refused.items():
@@ -45,9 +45,8 @@ def write_results(
     runs = [run for run in runs if run.path not in refused]
     found: dict[str, list[dict[str, str]]] = {}
     tables = {run.table for run in runs if run.table is not None}
-    for paper, table in sorted(
-        known for known in tables if known[0] in papers()
-    ):  # any other name could be a path
+    # A name that is not a paper's could be any path.
+    for paper, table in sorted(known for known in tables if known[0] in papers()):
         own = [run for run in runs if run.table == (paper, table)]
         costs = [run for run in own if run.is_cost]
         trained = [run for run in own if not run.is_cost]

@@ -184,7 +184,7 @@ class _Key:
     code: object
     scale: int
     protocol: str
-    trained_on: TrainedOn  # with pixels; the identity covers only the names and sizes of the files
+    trained_on: TrainedOn  # digests of pixels; the identity covers only names and sizes of files
     measured_on: Mapping[str, MeasuredOn]
 
     @classmethod

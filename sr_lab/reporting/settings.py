@@ -166,7 +166,7 @@ def changed(run: Run) -> list[str]:
 
 
 def _other_start(run: Run) -> str:
-    """What a run started from, e.g. ``from x3``; empty for its own network at x2, or if not yet recorded."""
+    """What a run started from, e.g. ``from x3``; empty for its own network at x2 or if not known yet."""
     if run.settings.get("init_ckpt") is None:
         return "from scratch"
     started = run.values.get("started_from")

@@ -327,7 +327,7 @@ def _legend(axes: Axes, points: Sequence[Point]) -> list[Artist]:
 
 
 def _name(made: Figure, axes: Axes, every: Sequence[Point], kind: Cost) -> None:
-    """Write each name, ours first, at the free position nearest to its point, with a line to a distant point.
+    """Write each name, ours first, at the free position nearest to its point; distant names get a line.
 
     A name without a free position is left out. If markers of one network overlap, only one of them is named.
     """

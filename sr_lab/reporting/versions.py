@@ -9,7 +9,7 @@ _MAX_NAMES = 3
 
 
 def key(run: Run) -> object:
-    """A key that is equal for runs of the same code, which may share a row, and for all of unknown code."""
+    """A key of a run's code; runs with equal keys may share a row. All runs of unknown code have one key."""
     earlier = run.values.get("earlier_code")
     return frozenset(run.code.items()), str(earlier) if earlier else ""
 

@@ -162,7 +162,7 @@ def _headline(jobs: Sequence[Job], same: int) -> list[str]:
         )
     budget = f"Budget {config.budget.name.partition(' ')[0]}"
     if config.budget.name.endswith("(auto)"):
-        budget += f", chosen for a {'GPU' if build.on_gpu(config) else 'CPU'} as in training"
+        budget += f", chosen for a {'GPU' if build.on_gpu(config) else 'CPU'}, as in training"
     if config.recipe:
         names = {"lr_patch_size": "LR patch size", "batch_size": "batch size"}
         now = {"batch_size": config.batch_size, "lr_patch_size": cost.patch_size(config)}
@@ -304,7 +304,10 @@ def _needs(jobs: Sequence[Job], prepare: str) -> tuple[list[tuple[str, str]], li
             "trainer.accumulate_grad_batches=2 processes the batch in two halves."
         )
     if failed := [job.config.run_name for job in jobs if job.state == "failed"]:
-        obstacles.append(f"{', '.join(failed)} failed last time; sweep.retry_failed=true lets a sweep retry.")
+        obstacles.append(
+            f"{', '.join(failed)} failed last time; sweep.retry_failed=true makes a sweep run "
+            "failed jobs again."
+        )
     return rows, obstacles
 
 

@@ -1,4 +1,4 @@
-"""The table of an experiment: runs next to the paper's figures, averaged over seeds, with the best marked."""
+"""The table of an experiment: runs next to the paper's values, averaged over seeds, with the best marked."""
 
 import math
 from collections import Counter
@@ -101,12 +101,12 @@ def in_table_order(table: Table, runs: Sequence[Run]) -> list[Run]:
 def print_experiment(
     folders: Sequence[Path], console: Console | None = None, *, columns: Columns = "auto"
 ) -> None:
-    """Print the table of run folders, with our figures next to the paper's."""
+    """Print the table of run folders, with our values next to the paper's."""
     print_table(experiment_table([read_run(folder) for folder in folders]), console, columns=columns)
 
 
 def print_runs(runs: Sequence[Run], console: Console | None = None, *, columns: Columns = "auto") -> None:
-    """Print what runs have measured, without a paper's figures."""
+    """Print what runs have measured, without a paper's values."""
     print_table(replace(_sweep_table(runs, None), title=""), console, columns=columns)
 
 
@@ -187,7 +187,7 @@ def _row(entry: Entry, block: Sequence[Entry], specs: Sequence[tuple[Column, Rea
 
 
 def _origin(runs: Sequence[Run]) -> _Origin:
-    """The protocol and the images of a row's figures."""
+    """The protocol and the images of a row's values."""
     protocols = dict.fromkeys(str(run.values["protocol"]) for run in runs if "protocol" in run.values)
     return {
         "protocol": ", ".join(protocols),

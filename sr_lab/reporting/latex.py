@@ -37,7 +37,7 @@ def to_latex(table: Table, *, paired: bool = False) -> str:
     r"""A ``table*`` that fits the page; needs booktabs, multirow, adjustbox, amssymb and pifont.
 
     Columns that the paper's table does not have are left out. If some rows were measured, the other rows show
-    the paper's figures with a dagger and without a rank.
+    the paper's values with a dagger and without a rank.
 
     Args:
         table: Any table.

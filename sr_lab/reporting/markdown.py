@@ -14,7 +14,7 @@ def escape(text: str) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """The lines above the table, the table with the paper's figures below ours, and its notes."""
+    """The lines above the table, the table with the paper's values below ours, and its notes."""
     columns = titles(table)
     marks = {0: "{}", 1: "**{}**", 2: "<u>{}</u>"}
     written = []

@@ -33,7 +33,7 @@ def section(root: Path) -> str:
     lines = []
     if rows:
         lines += [
-            "PSNR / SSIM, mean ± standard deviation over n seeds; the paper's figures in brackets.",
+            "PSNR / SSIM, mean ± standard deviation over n seeds; the paper's values in brackets.",
             "",
             f"| network | {' | '.join(FIVE_SETS)} | n | commit | hardware |",
             "|---|" + "---|" * (len(FIVE_SETS) + 3),

@@ -118,7 +118,7 @@ def compared_with_paper(run: Run) -> dict[str, float]:
     """``paper/Set5/psnr_y``, ``ours/Set5/psnr_y``, ``difference/Set5/psnr_y`` (ours minus the paper's), ...
 
     Args:
-        run: Any run; an unfinished run has only the paper's figures.
+        run: Any run; an unfinished run has only the paper's values.
 
     Returns:
         Names and units as in expected.csv; empty if the run is not a row of a paper's table.
@@ -245,7 +245,7 @@ def paper_entries(paper: str, table: str, runs: Sequence[Run]) -> tuple[list[Ent
     scales = sorted({run.scale for run in runs if run.scale})
     printed: list[Entry] = []
     for entry in _printed(paper, table):
-        # If the paper gives no scale, its figures are shown next to the runs of every scale.
+        # If the paper gives no scale, its values are shown next to the runs of every scale.
         printed += [replace(entry, scale=scale) for scale in ([entry.scale] if entry.scale else scales)]
     claimed: dict[int, list[Run]] = {}
     extra: list[Entry] = []

@@ -40,16 +40,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: a number with its spread, rank and reference figures, or text."""
+    """One cell: a number with its spread, rank and reference values, or text."""
 
     value: float | None = None  # the mean, unrounded; ``None`` if it is missing
     text: str = ""  # shown instead of a number, e.g. a setting
     std: float | None = None  # standard deviation over seeds (n - 1), ``None`` for fewer than two
     count: int = 0  # number of seeds
-    paper: float | None = None  # the figure that the paper prints
-    paper_text: str = (
-        ""  # the figure exactly as the paper prints it, if its decimals differ from the column's
-    )
+    paper: float | None = None  # the value that the paper prints
+    paper_text: str = ""  # the value exactly as the paper prints it, if its decimals differ from the column's
     note: str = ""  # footnote on how the number was counted
     mark: str = ""  # letter of the footnote
     # 1 for the best distinct number of its block at printed precision, 2 for the second, else 0.
@@ -67,7 +65,7 @@ class Cell:
         return None if self.value is None or self.baseline is None else self.value - self.baseline
 
     def printed(self, column: Column) -> str:
-        """The paper's figure with all its printed digits."""
+        """The paper's value with all its printed digits."""
         return self.paper_text or fixed(self.paper, column.decimals)
 
     def shown(self, column: Column, *, min_count: int = 2) -> str:
@@ -234,7 +232,7 @@ class Line:
 
     texts: list[str]  # label, block (if there are blocks), and one text for each column
     ranks: list[int]  # rank of each text, 0 for none
-    kind: str  # ``row``, ``paper`` (the paper's figures) or ``difference``
+    kind: str  # ``row``, ``paper`` (the paper's values) or ``difference``
     ends_block: bool = False  # whether a rule follows
 
 
@@ -255,7 +253,7 @@ def meanings(table: Table) -> list[str]:
 
 
 def lines(table: Table) -> list[Line]:
-    """The table as text; a row with our figures and the paper's takes three lines."""
+    """The table as text; a row with our values and the paper's takes three lines."""
     made: list[Line] = []
     for _, rows in table.blocks():
         for row in rows:

@@ -63,7 +63,7 @@ def run(config: AnalyzeConfig, folder: Path, overrides: Sequence[str]) -> None:
     else:
         check_gpu(config.trainer.accelerator, config.trainer.devices)
         networks = pictured.networks(config, overrides)
-        with common.console.status(f"{config.kind} of {len(networks)} networks"):
+        with common.console.status(f"{config.kind} of {', '.join(each.name for each in networks)}"):
             found = _looked(config, networks)
         sources = ", ".join(f"{each.name} ({each.source})" for each in networks)
     stem = "_".join(filter(None, (config.kind, found.of)))

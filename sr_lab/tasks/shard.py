@@ -29,6 +29,5 @@ def run(config: ShardConfig, folder: Path, overrides: Sequence[str]) -> None:
     size = sum(shard.size for shard in index.shards) / 1e9
     held_out = len(dataset.val_files)
     without = f" (without the {held_out} that are held out for validation)" if held_out else ""
-    common.console.print(
-        f"{len(dataset.files)} images{without} in {len(index.shards)} shards, {size:.2f} GB: {folder}"
-    )
+    shards = "1 shard" if len(index.shards) == 1 else f"{len(index.shards)} shards"
+    common.console.print(f"{len(dataset.files)} images{without} in {shards}, {size:.2f} GB: {folder}")

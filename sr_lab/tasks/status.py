@@ -55,7 +55,7 @@ def run(config: ReadingConfig, folder: Path, overrides: Sequence[str]) -> None:
         print_wide(table, [], console)
     counts = Counter(states)
     total = ", ".join(f"{counts[state]} {state}" for state in _COLOURS if counts[state])
-    console.print(f"{len(jobs)} jobs: {total}")
+    console.print(f"{len(jobs)} job{'' if len(jobs) == 1 else 's'}: {total}")
 
 
 def find_jobs(root: Path) -> list[tuple[RunFolder, Listed | None]]:

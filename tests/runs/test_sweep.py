@@ -465,7 +465,7 @@ def test_the_status_does_not_import_torch(tmp_path):
     RunFolder(tmp_path / "a").write_config("steps: 6\n")
     command = [sys.executable, "-X", "importtime", "-m", "sr_lab", "task=status", f"runs='{tmp_path}'"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "1 jobs: 1 waiting" in done.stdout
+    assert "1 job: 1 waiting" in done.stdout
     assert not re.search(r"\| +(torch|lightning|wandb)$", done.stderr, re.MULTILINE)
 
 

@@ -205,7 +205,7 @@ def test_the_trade_off_shows_runs_published_weights_and_printed_figures(tmp_path
             ["kind=convergence", "own_runs={runs}", "psnr_set=B100"],
             "no training run has recorded val/B100/psnr_y",
         ),
-        (["kind=convergence", "own_runs={runs}", "names=[a]"], "there are 1 names for 2 lines (one, two)"),
+        (["kind=convergence", "own_runs={runs}", "names=[a]"], "names: got 1 for 2 lines (one, two)"),
         (["kind=tradeoff", "hr=Set5/baby"], "hr: is used only by kind=psd"),
         (["kind=schedule", "schedules=[cosine]", "trainer=cpu"], "trainer: is used only by kind=psd"),
         (["kind=schedule", "schedules=[cosine]", "benchmark=set5"], "benchmark: is used only by kind=psd"),

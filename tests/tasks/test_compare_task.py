@@ -197,7 +197,7 @@ def test_equal_networks_are_told_apart_by_their_weights_or_by_given_names(place,
     words = ("ckpts=[@rgb.ckpt,@other.ckpt]", "hr=Tiny/img_001")
     assert draw(*words).names == [f"IMDN-RTC ({place}/rgb.ckpt)", f"IMDN-RTC ({place}/other.ckpt)"]
     assert draw(*words, "names=[first,ours]").names == ["first", "ours"]
-    with pytest.raises(ConfigError, match="there are 1 names for 2 networks"):
+    with pytest.raises(ConfigError, match="names: got 1 for 2 networks"):
         draw(*words, "names=[a]")
     with pytest.raises(ConfigError, match="called 'HR'"):
         draw(*words, "names=[HR,a]")

@@ -53,7 +53,8 @@ class BarChart:
     def description(self) -> str:
         """A text description of the chart."""
         worst = "; ".join(f"{image} {psnr} ({gain})" for image, psnr, gain in self.worst)
-        return f"PSNR of {len(self.gains)} image{'' if len(self.gains) == 1 else 's'} against {self.against}, the worst: {worst}"
+        images = "1 image" if len(self.gains) == 1 else f"{len(self.gains)} images"
+        return f"PSNR of {images} against {self.against}, the worst: {worst}"
 
     @property
     def worst(self) -> list[tuple[str, str, str]]:

@@ -118,7 +118,8 @@ def networks(config: PicturedConfig, overrides: Sequence[str]) -> list[Network]:
     called = _names(opened)
     if config.names and len(config.names) != len(called):
         raise ConfigError(
-            f"names: got {len(config.names)} for {len(called)} networks ({', '.join(called)}); give one name for each"
+            f"names: got {len(config.names)} for {len(called)} networks ({', '.join(called)}); "
+            "give one name for each"
         )
     names = config.names or called
     if twice := [name for name in names if [*names, *_TAKEN].count(name) > 1]:

@@ -85,7 +85,8 @@ def _found(config: AnalyzeConfig, lines: _Lines, column: str, ylabel: str, title
     if config.names:
         if len(config.names) != len(lines):
             raise ConfigError(
-                f"names: got {len(config.names)} for {len(lines)} lines ({', '.join(lines)}); give one name for each"
+                f"names: got {len(config.names)} for {len(lines)} lines ({', '.join(lines)}); "
+                "give one name for each"
             )
         lines = dict(zip(config.names, lines.values(), strict=True))
     rows = [

@@ -123,9 +123,7 @@ def networks(config: PicturedConfig, overrides: Sequence[str]) -> list[Network]:
         )
     names = config.names or called
     if twice := [name for name in names if [*names, *_TAKEN].count(name) > 1]:
-        raise ConfigError(
-            f"names: '{twice[0]}' would appear twice in the picture; give each network a name of its own"
-        )
+        raise ConfigError(f"names: '{twice[0]}' is already in use; give each network a name of its own")
     return [
         Network(name, each.source, each.stored.scale, each.network)
         for name, each in zip(names, opened, strict=True)

@@ -75,7 +75,7 @@ def _check_experiment(overrides: Sequence[str]) -> None:
         if group == "task" and task != "train":
             raise ConfigError(
                 f"task: experiment={name} trains nothing, so there is nothing to plan; leave task=plan out "
-                f"to run its task, {task}"
+                f"to run its own task={task}"
             )
 
 

@@ -199,7 +199,7 @@ def test_equal_networks_are_told_apart_by_their_weights_or_by_given_names(place,
     assert draw(*words, "names=[first,ours]").names == ["first", "ours"]
     with pytest.raises(ConfigError, match="names: got 1 for 2 networks"):
         draw(*words, "names=[a]")
-    with pytest.raises(ConfigError, match="called 'HR'"):
+    with pytest.raises(ConfigError, match="'HR' is already in use"):
         draw(*words, "names=[HR,a]")
 
 

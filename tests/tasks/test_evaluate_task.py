@@ -352,7 +352,7 @@ def test_an_evaluation_that_is_killed_again_and_again_finishes_with_the_same_fig
 
 @pytest.mark.parametrize(
     ("protocol", "says"),
-    [("rgb_uint8", "have 37.31 dB, as here"), ("rgb_double", "37.31 dB under benchmark.protocol=rgb_uint8")],
+    [("rgb_uint8", "reach 37.31 dB, as here"), ("rgb_double", "37.31 dB under benchmark.protocol=rgb_uint8")],
 )
 def test_published_weights_are_compared_with_the_figure_of_their_authors_code(
     tmp_path, data_dir, weights_dir, capsys, protocol, says

@@ -317,7 +317,7 @@ def test_a_new_network_overwrites_nothing_and_keeps_the_files_of_the_package(tmp
     write_new("two")
     assert Path("mypkg/README.md").read_text() == "mine"
     before = {path: path.read_bytes() for path in Path("mypkg").rglob("*") if path.is_file()}
-    with pytest.raises(ConfigError, match=r"mypkg/one\.py, .* exists"):
+    with pytest.raises(ConfigError, match=r"mypkg/one\.py, .* exist; choose another name, or remove them"):
         write_new("one")
     assert {path: path.read_bytes() for path in Path("mypkg").rglob("*") if path.is_file()} == before
 

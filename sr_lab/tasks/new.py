@@ -129,9 +129,8 @@ def run(config: NewConfig, folder: Path, overrides: Sequence[str]) -> None:
         place / f"test_{name}.py": _TEST,
     }
     if existing := [str(path) for path in texts if path.exists() or path.is_symlink()]:
-        raise ConfigError(
-            f"name: there already is {' and '.join(existing)}; choose another name, or remove it"
-        )
+        exist, them = ("exists", "it") if len(existing) == 1 else ("exist", "them")
+        raise ConfigError(f"name: {', '.join(existing)} {exist}; choose another name, or remove {them}")
     shared = {place / "__init__.py": '"""Your own networks."""\n', place / "README.md": _README}
     texts |= {path: text for path, text in shared.items() if not path.exists()}
     for path, text in texts.items():

@@ -87,7 +87,7 @@ def _checked(archive: Path, entries: Iterable[_Entry]) -> Iterator[_Entry]:
     """Yield every entry; refuse the archive at the first suspicious entry."""
     room = min(MAX_BYTES, MAX_RATIO * archive.stat().st_size)
     for count, entry in enumerate(entries, 1):
-        path = PureWindowsPath(entry.name)  # understands both kinds of slash, and drive letters
+        path = PureWindowsPath(entry.name)  # splits at both kinds of slash, and finds drive letters
         room -= entry.size
         if path.anchor or ".." in path.parts or not entry.name.isprintable():
             raise _refusal(archive, f"{entry.name[:100]!r} leads out of the folder or is not printable")

@@ -59,8 +59,8 @@ class BenchmarkSet(Dataset[BenchmarkImage]):
         files: HR images, e.g. from `benchmark_files`.
         scale: Downscaling factor.
         protocol: Makes the LR image; `Protocol.measure` takes ``hr`` and ``grey``.
-        lr_files: Given LR image for each of ``files``; ``None`` makes the LR images.
-        limit: How many of ``files`` to use, starting with the first; ``None`` uses all.
+        lr_files: Given LR image for each of ``files``. ``None``: the protocol makes them.
+        limit: How many of ``files`` to use, starting with the first. ``None``: all.
 
     Raises:
         ConfigError: ``limit`` is below 1.
@@ -168,7 +168,8 @@ def benchmark_files(data_dir: str | Path, name: str) -> list[Path]:
         Paths, sorted by name.
 
     Raises:
-        DataError: The folder is missing or has no image, or two folders have spellings of its name.
+        DataError: The folder is missing or has no image, or several folders have the set's name, spelled
+            differently.
     """
     if name == "sample":
         return benchmark_photographs()

@@ -101,7 +101,7 @@ class ImageCache:
             _write(self._manifest(), lambda file: file.write(manifest.encode()))
 
     def is_built(self) -> bool:
-        """Whether the cache has every image; then it is also opened."""
+        """Whether the cache has every image; if it does, it is opened."""
         return bool(self._records) or self._load()
 
     def open(self) -> None:

@@ -1,4 +1,4 @@
-"""Check that images are the ones papers use: complete, undamaged, paired and downscaled as by MATLAB."""
+"""Check that images are the ones papers use: complete, undamaged, paired, downscaled as MATLAB does."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,8 +28,8 @@ class Finding(NamedTuple):
     """One line of the report.
 
     Args:
-        state: ``wrong`` if figures would differ from those in papers, ``note`` if the finding is only worth
-            knowing.
+        state: ``wrong`` if PSNR and SSIM would differ from those in papers, ``note`` if the finding is only
+            worth knowing.
         where: The folder or file.
         says: What was found.
     """

@@ -55,7 +55,8 @@ def fetch(archive: Archive, url: str, folder: Path, *, report: Report = silent, 
         The file.
 
     Raises:
-        SourceError: The address does not answer, redirects to a refused address, or sends a different file.
+        SourceError: The address does not answer, redirects to an address that is not allowed,
+            or sends a different file.
         DataError: The disk has too little space.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +68,9 @@ def fetch(archive: Archive, url: str, folder: Path, *, report: Report = silent, 
     transfer.run()
     if not _is_right(transfer.part, archive):
         transfer.forget()
-        raise SourceError(f"download: {_shown(url)} is not the published file; the download was removed")
+        raise SourceError(
+            f"download: {_shown(url)} sent a file that is not the published file; it was removed"
+        )
     transfer.part.replace(file)
     transfer.forget()
     return file
@@ -109,8 +112,11 @@ class _Transfer:
                 return
             except DataError:
                 raise
-            except (ValueError, requests.TooManyRedirects):  # the requests library refuses the address
-                self._give_up("is or redirects to a refused address; allowed: https, http on this machine")
+            except (ValueError, requests.TooManyRedirects):  # from the requests library
+                self._give_up(
+                    "is not allowed, redirects to an address that is not allowed, or redirects too often; "
+                    "allowed: https, http on this machine"
+                )
             except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
                 failures = failures + 1 if self._length() <= before else 0
                 if failures == _ATTEMPTS:
@@ -186,8 +192,8 @@ class _Transfer:
         free, need = shutil.disk_usage(self.part.parent).free, 2 * total - have
         if need > free:
             raise DataError(
-                f"download: {_shown(self.url)} and its images need {need:,} bytes, but {self.part.parent} "
-                f"has {free:,} left; free space there or set paths.data_dir"
+                f"download: {_shown(self.url)} and its images need {need:,} bytes, but {free:,} are free in "
+                f"{self.part.parent}; free space there or set paths.data_dir"
             )
 
     def _refuse(self, why: str) -> NoReturn:
@@ -199,9 +205,9 @@ class _Transfer:
 
 
 def _session(url: str) -> requests.Session:
-    """A session for https addresses only, and for this machine if ``url`` names it.
+    """A session that opens https addresses, and addresses on this machine if ``url`` is one of them.
 
-    Servers in a private network have no valid certificate, so a redirect cannot reach one.
+    A redirect cannot reach a server in a private network, since such a server has no valid certificate.
     """
     session = requests.Session()
     session.max_redirects = 5

@@ -61,7 +61,7 @@ class Verdict(NamedTuple):
     """The result of checking an image file.
 
     Args:
-        state: Whether figures measured on the image can be compared with papers.
+        state: Whether PSNR and SSIM measured on the image can be compared with papers.
         kind: Short name of the fault, for counting.
         detail: The fault in detail.
         fact: The benchmark image that has the same pixels, perhaps rotated or mirrored; ``None`` if none
@@ -96,7 +96,7 @@ def facts() -> dict[str, tuple[Fact, ...]]:
 
 @cache
 def set_names() -> dict[str, str]:
-    """The published sets by the names that their folders have, in lower case."""
+    """Name of a folder in lower case -> name of the published set that belongs in it."""
     return {name.lower(): name for name in facts()} | OTHER_NAMES
 
 

@@ -17,8 +17,8 @@ class FolderDataset(PatchDataset):
         hr_dir: Folder of HR images, or a list of folders.
         lr_dir: Folder of LR images for each HR folder, in the same order; it may be the HR folder itself.
             Images are paired by their names (`sr_lab.datasets.names`): the LR image of ``0001.png`` may be
-            named ``0001``, ``0001x4`` or ``0001_LR``, in any format. ``None`` makes the LR images.
-        val_dir: Folder or folders of validation images. ``None`` holds out the last images of ``hr_dir``.
+            named ``0001``, ``0001x4`` or ``0001_LR``, in any format. ``None``: ``degradation`` makes them.
+        val_dir: Folder or folders of validation images. ``None``: the last images of ``hr_dir`` are held out.
         val_lr_dir: Folder of LR images for each folder in ``val_dir``; required if both ``lr_dir`` and
             ``val_dir`` are given, since validation uses given LR images if training does.
         val_count: Number of validation images: the first of ``val_dir`` (``None``: all of them), or the last
@@ -65,8 +65,9 @@ class FolderDataset(PatchDataset):
             held_out = max(1, len(files) // 20) if val_count is None else val_count
             if held_out >= len(files):
                 raise DataError(
-                    f"dataset: {len(files)} image(s) in {', '.join(map(str, _folders(hr_dir)))} leave "
-                    f"nothing for training when {held_out} are held out; add images or set dataset.val_dir"
+                    f"dataset: {len(files)} image(s) in {', '.join(map(str, _folders(hr_dir)))}, but at "
+                    f"least {held_out + 1} are needed, since validation takes {held_out}; add images or "
+                    "set dataset.val_dir"
                 )
             files, val_files = files[:-held_out], files[-held_out:]
         else:
@@ -110,11 +111,11 @@ def _partners(
     lr_dir: str | Sequence[str],
     scale: int,
 ) -> dict[Path, Path]:
-    """The LR image of each HR image; the keys are the names of the settings."""
+    """The LR image of each HR image; errors name the settings ``hr_key`` and ``lr_key``."""
     hr_dirs, lr_dirs = _folders(hr_dir), _folders(lr_dir)
     if len(lr_dirs) != len(hr_dirs):
         raise ConfigError(
-            f"dataset: {len(hr_dirs)} folder(s) in {hr_key} and {len(lr_dirs)} in {lr_key}; give one each"
+            f"dataset: {len(hr_dirs)} folder(s) in {hr_key}, {len(lr_dirs)} in {lr_key}; give as many of both"
         )
     found: dict[Path, Path] = {}
     for hr_folder, lr_folder in zip(hr_dirs, lr_dirs, strict=True):

@@ -104,7 +104,8 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         Array ``(H, W, 3)``.
 
     Raises:
-        DataError: The file is missing, broken, truncated, animated, too large or has values beyond 16 bits.
+        DataError: The file is missing, broken, truncated, animated or too large, or has more than 16 bits per
+            value.
     """
     with open_image(path) as image:
         if image.mode in ("I", "F"):
@@ -160,7 +161,7 @@ def open_image(
 
 @contextlib.contextmanager
 def _at_most(pixels: float) -> Iterator[None]:
-    """Lift Pillow's own limit, which also warns, where ours is higher."""
+    """Turn off Pillow's own limit, which also causes warnings, if ours is higher."""
     before = Image.MAX_IMAGE_PIXELS
     if before is not None and pixels > before:
         Image.MAX_IMAGE_PIXELS = None

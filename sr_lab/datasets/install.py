@@ -110,7 +110,7 @@ class Store:
                 failures.append(str(error))
                 self.say(f"{wanted.name}: {error}")
         raise DataError(
-            f"prepare: none of {len(failures)} addresses gave {wanted.name} (last error: {failures[-1]}); "
+            f"prepare: no address served {wanted.name} ({len(failures)} tried; last error: {failures[-1]}); "
             f"put the archive on your own server (mirror=...) or the images into {target}"
         )
 

@@ -53,11 +53,10 @@ class Place:
         role: Whether the images are HR, LR, pieces of HR images or unrelated photos.
         set_name: The test set that the folder is named after.
         training: The training set that the folder is named after.
-        cut: Multiple that this layout crops HR images to; 1 keeps them whole.
+        cut: Multiple to which this layout crops HR images; 1 if it does not crop them.
         scale: Scale of LR images; ``None`` if neither the path nor the names give it.
         hr_folder: For LR images, the folder where their HR images should be.
-        bicubic: Whether LR images are bicubic according to the layout and the path; ``None`` if those do not
-            say.
+        bicubic: Whether LR images are bicubic according to the layout and the path; ``None`` if unknown.
     """
 
     folder: Path
@@ -179,7 +178,7 @@ def _mixed(folder: Path, images: tuple[Path, ...]) -> Iterator[Place]:
 
 
 def _hr_folder(tree: str, base: str, *, pieces: bool) -> Path:
-    """The HR folder for an LR folder: inside the same folder, or a folder with the same name but HR."""
+    """The HR folder for an LR folder: next to it, or with the same name except for HR in place of LR."""
     if tree == "KAIR":
         return Path(f"{base}H")
     names = ("HR", "hr", "GT", "gt", "HQ")

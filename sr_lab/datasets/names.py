@@ -65,7 +65,7 @@ def forms(stem: str, scale: int | None = None) -> list[str]:
 
     Args:
         stem: The name, without its extension.
-        scale: Marks of other scales stay; ``None`` removes the marks of any scale.
+        scale: Marks of other scales stay. ``None``: the marks of all scales are removed.
     """
     found = [stem]
     while (shorter := _without_mark(found[-1], scale)) is not None:
@@ -74,7 +74,7 @@ def forms(stem: str, scale: int | None = None) -> list[str]:
 
 
 def is_scene(given: str, stem: str) -> bool:
-    """Whether a name that papers write stands for an image: ``img011`` for ``img_011_SRF_4_HR``."""
+    """Whether a name used in papers stands for an image: ``img011`` for ``img_011_SRF_4_HR``."""
     return _letters(given) in map(_letters, forms(stem))
 
 
@@ -183,9 +183,9 @@ def _nearest(file: Path, by_form: Mapping[str, list[tuple[Path, int]]], scale: i
 def _with_addition(
     others: Sequence[Path], by_form: Mapping[str, list[tuple[Path, int]]]
 ) -> dict[Path, list[Path]]:
-    """The HR images whose names begin the other names, if all those names have the same ending.
+    """Match names that are the name of an HR image plus an ending, if they all have the same ending.
 
-    An ending that begins in the middle of a word (``babyout``) counts if several names have it.
+    An ending that begins in the middle of a word (``babyout``) counts only if several names have it.
     """
     fitting: dict[Path, list[Path]] = {}
     additions = set()

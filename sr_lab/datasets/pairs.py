@@ -29,13 +29,12 @@ class PairDataset(Dataset[PatchBatch]):
         dataset: ``dataset[index]`` is a dictionary ``{"lr": ..., "hr": ...}`` of tensors ``(3, h, w)`` and
             ``(3, rh, rw)``, floats in [0, 1] or uint8; all pairs have the same size. ``len(dataset)`` is
             their number. A method ``manifest() -> str`` may identify the images that they come from.
-        scale: Size of an HR image divided by the size of its LR image; ``None`` takes any.
+        scale: Size of an HR image divided by the size of its LR image. ``None``: any.
         seed: Seed of the stream.
-        held_out: Number of pairs at the end that are not part of the stream; ``None`` holds out 5 %, at least
-            one.
+        held_out: Number of pairs at the end that are not part of the stream. ``None``: 5 %, at least one.
 
     Raises:
-        ConfigError: It is not a map-style dataset, or a pair is not as described above.
+        ConfigError: ``dataset`` is not map-style, or a pair is not as described above.
         DataError: No pair is left for training.
     """
 
@@ -71,8 +70,8 @@ class PairDataset(Dataset[PatchBatch]):
             raise DataError(f"dataset: {self.name} has no pairs; check where it looks for images")
         if total <= self.held_out:
             raise DataError(
-                f"dataset: {self.name} has {total} pair(s); it needs at least {self.held_out + 1}, since "
-                f"{self.held_out} of them are held out for validation"
+                f"dataset: {self.name} has {total} pair(s), but needs at least {self.held_out + 1}, since "
+                f"validation takes {self.held_out}"
             )
         self._shape: tuple[int, ...] | None = None
         lr, _ = self._pair(0, 0)
@@ -126,8 +125,8 @@ class PairDataset(Dataset[PatchBatch]):
         lr, hr = (_checked(f"{where} {key!r}", pair[key]) for key in ("lr", "hr"))
         if self._shape not in (None, tuple(lr.shape)):
             raise ConfigError(
-                f"{where} an LR image of {tuple(lr.shape)}, and for the first {self._shape}; a batch needs "
-                "equal sizes, so cut patches of one size"
+                f"{where} an LR image of {tuple(lr.shape)}, but for pair 0 one of {self._shape}; a "
+                "batch needs equal sizes, so cut patches of one size"
             )
         (height, width), ratio = lr.shape[-2:], self.scale or hr.shape[-1] // max(1, lr.shape[-1])
         if tuple(hr.shape[-2:]) != (ratio * height, ratio * width):
@@ -177,7 +176,7 @@ TrainingSet: TypeAlias = PatchDataset | PairDataset
 
 
 def as_training_set(dataset: Dataset[Any], *, scale: int | None = None, seed: int = 0) -> TrainingSet:
-    """Make any map-style dataset a stream; one that gives whole batches already stays as it is."""
+    """Turn a map-style dataset into a stream; a dataset that already gives batches is returned as it is."""
     gives_batches = type(dataset).__getitem__ is Dataset.__getitem__ and hasattr(dataset, "__getitems__")
     if isinstance(dataset, PairDataset) or gives_batches:
         return cast(TrainingSet, dataset)

@@ -78,7 +78,7 @@ class PatchBatch(TypedDict):
 
 
 class PatchDataset(Dataset[PatchBatch]):
-    """An endless stream of patches; ``__getitems__`` reads a batch of sample numbers.
+    """An endless stream of patches; ``__getitems__`` returns the batch for a list of sample numbers.
 
     ``len()`` is the number of training images, which is one pass; any sample number from 0 up is valid
     (`draw`). Flips are only drawn here, not applied: `sr_lab.ops.dihedral.dihedral` applies them on the
@@ -87,18 +87,18 @@ class PatchDataset(Dataset[PatchBatch]):
     Args:
         files: HR images to train on.
         val_files: Images for validation; not part of the stream.
-        lr_files: LR image of each of ``files``; ``None`` makes it from the whole image with ``degradation``.
-        val_lr_files: LR image of each of ``val_files``; with ``None``, the validation makes it.
+        lr_files: LR image of each of ``files``. ``None``: ``degradation`` makes it from the whole HR image.
+        val_lr_files: LR image of each of ``val_files``. ``None``: it is made when validating.
         scale: Size of an HR image divided by the size of its LR image.
         lr_patch_size: Side p of the LR patch; the side of the HR patch is ``scale`` times as long.
         degradation: Makes the LR images: once for every image, or in every batch if it is random.
         cache_dir: Folder for decoded images.
         seed: Seed of the stream.
-        augment: Draw flips and transpositions; otherwise every code is 0.
+        augment: Whether to draw flips and transpositions; if not, every code is 0.
 
     Raises:
-        ConfigError: ``scale`` or ``lr_patch_size`` is below 1, ``degradation`` has a different scale or is
-            random and LR images are given.
+        ConfigError: ``scale`` or ``lr_patch_size`` is below 1, or ``degradation`` has a different scale or is
+            random although LR images are given.
     """
 
     def __init__(

@@ -168,9 +168,9 @@ def _is_same_set(name: str, other: str) -> bool:
 def benchmark_dirs(data_dir: Path, name: str) -> list[Path]:
     """The folders that may hold a test set's HR images, best first; the first exists if any does.
 
-    That is ``<data_dir>/benchmarks/<name>/HR``. If it is missing, it is that folder under another spelling of
-    the name: ``BSD100`` for ``B100``, ``set5`` for ``Set5``. ``DIV2K`` stands for its 100 validation images,
-    and may also be the folder of ``dataset=div2k``.
+    That is ``<data_dir>/benchmarks/<name>/HR`` or, if that is missing, the same folder with another spelling
+    of the name: ``BSD100`` for ``B100``, ``set5`` for ``Set5``. ``DIV2K`` means its 100 validation images;
+    if it has no such folder, the folder of ``dataset=div2k`` is used.
     """
     folder = data_dir / "benchmarks" / name / "HR"
     if folder.is_dir():

@@ -34,7 +34,7 @@ _mapped: dict[tuple[int, int], Memory] = {}
 
 
 def empty(size: int) -> Tensor:
-    """An uninitialised uint8 ``(size,)``; in a worker it is shared memory, which `send` does not copy."""
+    """An uninitialised uint8 tensor ``(size,)``; in a worker, in shared memory that `send` does not copy."""
     if get_worker_info() is None:
         return torch.empty(size, dtype=torch.uint8)
     for slot in _slots.values():
@@ -59,7 +59,7 @@ def send(batch: Mapping[str, object]) -> object:
 
 
 def _hold(memory: Memory, side: Literal[0, 1]) -> Tensor:
-    """The batch in a block of memory; the side releases the block when its last tensor is deleted."""
+    """The batch in a block of memory; the side releases the block once its tensors are deleted."""
     memory[side] = 1
     content = memory[_HEAD:]
     weakref.finalize(content, _let_go, memory, side, os.getpid()).atexit = False

@@ -25,12 +25,12 @@ class StreamingDataset(PatchDataset):
     Args:
         shards_dir: Folder or address of the shards: ``https://``, ``s3://`` (needs s3fs), ``gs://`` (gcsfs).
         val_dir: Folder of validation images.
-        val_count: How many images of ``val_dir`` to use, starting with the first; ``None`` uses all.
+        val_count: How many images of ``val_dir`` to use, starting with the first. ``None``: all.
         shuffle_shards: Number of shards in a group; a group's shards are needed at the same time.
         cache_gb: Limit for the copies in ``cache_dir``, in 10^9 bytes; a local folder is read in place.
 
-    The other arguments are those of `PatchDataset`. ``degradation`` is either random or bicubic; bicubic
-    reads the LR images in the shards.
+    The other arguments are those of `PatchDataset`. ``degradation`` is either random or bicubic; if
+    bicubic, the LR images come from the shards.
 
     Raises:
         ConfigError: A number is below 1, the address has an unsupported scheme, or ``cache_gb`` is too small.
@@ -78,7 +78,7 @@ class StreamingDataset(PatchDataset):
         need = used * max(shard.size for shard in self.index.shards)
         if not self.shards.local and need > cache_gb * 1e9:
             raise ConfigError(
-                f"dataset.cache_gb: {cache_gb:g} GB cannot hold the {used} shards in use; "
+                f"dataset.cache_gb: {cache_gb:g} GB cannot hold the {used} shard(s) in use; "
                 f"set dataset.cache_gb={need / 1e9:.1f} or more, or lower dataset.shuffle_shards"
             )
         self._hr = ShardedImages(self.shards, "hr")

@@ -255,7 +255,7 @@ def test_shards_are_fetched_only_from_the_allowed_kinds_of_store(url):
 def test_invalid_settings_of_a_streaming_dataset_are_refused(remote, make, tmp_path):
     with pytest.raises(ConfigError, match="shuffle_shards: must be at least 1, got 0"):
         make(remote, shuffle_shards=0)
-    with pytest.raises(ConfigError, match=r"cache_gb: 1e-06 GB cannot hold the 2 shards in use"):
+    with pytest.raises(ConfigError, match=r"cache_gb: 1e-06 GB cannot hold the 2 shard\(s\) in use"):
         make(remote, shuffle_shards=1, cache_gb=1e-6)
     with pytest.raises(DataError, match="write the shards with task=shard"):
         make(tmp_path / "nowhere")

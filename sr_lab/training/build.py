@@ -61,7 +61,7 @@ def module(
     if config.init_ckpt is not None:
         left = take_over(network, open_checkpoint(config.init_ckpt, "init_ckpt", say))
         names = f", which keep their initial values: {', '.join(left)}" if left else ""
-        say(f"weights from {config.init_ckpt}: {len(left)} weights of the network are not in it{names}")
+        say(f"weights from {config.init_ckpt}: it lacks {len(left)} of the network's weights{names}")
     if config.freeze and (frozen := recipe.freeze(network, config.freeze)):
         initial = ", which keep their random initial values, since there is no init_ckpt"
         initial = initial if config.init_ckpt is None else ""
@@ -80,8 +80,9 @@ def module(
         record=config.model_dump(include={"model", "upsampler", "strategy", "scale"}) | {"version": 1},
     )
     if not made.trained():
-        todo = "leave some weights out of freeze" if config.freeze else "use task=evaluate"
-        raise ConfigError(f"model: {type(network).__name__} has nothing to train; {todo}")
+        frozen = "has only frozen weights; leave some of them out of freeze"
+        why = frozen if config.freeze else "has no weights to train; use task=evaluate"
+        raise ConfigError(f"model: {type(network).__name__} {why}")
     recipe.check(made, steps=config.steps, interval=config.schedule.interval, say=say)
     return made
 
@@ -98,7 +99,7 @@ def started_from(config: TrainConfig) -> dict[str, object]:
     if checkpoint.record is not None:
         try:
             stored = stored_network(checkpoint.record, str(checkpoint.path), config.allow)
-        except ConfigError:  # a class that may not be built, although its weights may be used
+        except ConfigError:  # a class that must not be built, although its weights can be used
             return {"started_from": None}
         return {"started_from": stored.model_dump(include=fields)}
     fitting, named = fitting_scales(config, checkpoint), named_scale(checkpoint.path)
@@ -110,7 +111,7 @@ def started_from(config: TrainConfig) -> dict[str, object]:
 
 
 def optimizer(config: TrainConfig) -> Callable[..., torch.optim.Optimizer]:
-    """On a GPU, use fused Adam, since without it fp16 waits for the device to check for overflows."""
+    """Builds the optimizer; Adam is fused on a GPU, where fp16 otherwise waits for an overflow check."""
     build: Callable[..., torch.optim.Optimizer] = targets.build("optimizer", config.optimizer, config.allow)
     fusible = config.optimizer["_target_"] in ("torch.optim.Adam", "torch.optim.AdamW")
     clipped = config.trainer.gradient_clip_val is not None  # Lightning cannot clip what the kernel unscales
@@ -138,7 +139,7 @@ def check_fit(module: SRModule, dataset: TrainingSet) -> None:
 
 
 def _try(module: SRModule, lr_patch_size: int) -> None:
-    """Upscale one black patch and compute its loss, before hours are spent on the data or on a training."""
+    """Upscale one black patch and compute its loss, before hours are spent on the data or on training."""
     network, loss, side = module.network, module.loss, module.scale * lr_patch_size
     lr = torch.zeros(1, num_image_ch(network), lr_patch_size, lr_patch_size)
     mode = network.training
@@ -151,7 +152,7 @@ def _try(module: SRModule, lr_patch_size: int) -> None:
         raise
     except Exception as error:
         given = f"{type(network).__name__}, and its result and an HR batch to {type(loss).__name__}"
-        error.add_note(f"sr_lab: gives an LR batch of {tuple(lr.shape)} to {given}")
+        error.add_note(f"sr_lab gave an LR batch of {tuple(lr.shape)} to {given}")
         raise
     finally:
         network.train(mode)
@@ -183,8 +184,9 @@ def form(
     machines = found.machines if found is not None else arguments.get("num_nodes", 1)
     if machines != 1:
         raise ConfigError(
-            f"trainer.autotune: measures on one machine, got {machines}, which may choose differently; leave "
-            "it out, and set what it prints on one of them: trainer.channels_last=true, trainer.compile=true"
+            f"trainer.autotune: measures on one machine, got {machines}, which could choose differently; "
+            "leave autotune out, and set what it prints when it runs on one of them: "
+            "trainer.channels_last=true, trainer.compile=true"
         )
     compiled = missing is None and (options.compile or on_gpu(config))
     channels = num_image_ch(network)
@@ -300,7 +302,7 @@ def trainer(
         loggers: The dashboards.
         signals: Listens for signals.
         say: Prints a line for the user.
-        alone: Whether no other processes may be started (`distributed.trainer_arguments`).
+        alone: Whether starting other processes is forbidden (`distributed.trainer_arguments`).
     """
     own = _own_callbacks(config, folder.path)
     is_shown = config.trainer.arguments().get("enable_progress_bar") is not False
@@ -310,7 +312,7 @@ def trainer(
         config.trainer.arguments(), timeout=config.trainer.timeout, alone=alone
     )
     arguments["sync_batchnorm"] = syncs_batch_norm(config)
-    if arguments.get("deterministic") is True:  # otherwise cuDNN chooses among these by time
+    if arguments.get("deterministic") is True:  # cuDNN would choose among deterministic algorithms by time
         arguments["benchmark"] = False
     described = {name: arguments.pop(name) for name in ("_target_", "profiler") if name in arguments}
     ours = {

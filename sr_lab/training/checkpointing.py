@@ -52,7 +52,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
             shutil.rmtree(self.earlier, ignore_errors=True)
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove a file that a callback has replaced; its name may come from a stranger's checkpoint.
+        """Remove a file that a callback has replaced; its name may come from an untrusted checkpoint.
 
         Lightning's own method removes whole folders, and accepts ``<its folder>/../..`` as a path inside it.
 
@@ -64,7 +64,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
         if target.suffix != ".ckpt" or not inside or target.is_dir():
             raise CheckpointError(
                 f"resume: the checkpoint says that it replaces '{path}', which is not a checkpoint of this "
-                "run; use another one, or train from scratch with resume=never"
+                "run; use another checkpoint, or train from scratch with resume=never"
             )
         target.unlink(missing_ok=True)
 
@@ -87,7 +87,9 @@ def newest(folder: Path, say: Callable[[str], None]) -> Path | None:
     """
     for path in (folder / LAST, folder / PREVIOUS, folder / BEST):
         if path.is_dir():
-            raise CheckpointError(f"resume: '{path}' is a folder, where the run saves a file; rename it")
+            raise CheckpointError(
+                f"resume: '{path}' is a folder, but the run saves a file of this name; rename the folder"
+            )
     there = [path for path in (folder / LAST, folder / PREVIOUS) if path.is_file()]
     if not there or (problem := _problem(there[0])) is None:
         return next(iter(there), None)
@@ -97,7 +99,7 @@ def newest(folder: Path, say: Callable[[str], None]) -> Path | None:
             f"resume: no checkpoint in '{folder}' can be read ({', '.join(path.name for path in there)}: "
             "damaged); put a good one there as last.ckpt, or train from scratch with resume=never"
         )
-    say(f"{str(problem).partition(';')[0]}; resumes from {before[0].name}, the one before it")
+    say(f"{str(problem).partition(';')[0]}; the run resumes from {before[0].name}, the checkpoint before it")
     with contextlib.suppress(FileNotFoundError):  # another process was faster
         last.replace(folder / DAMAGED)
     return before[0]
@@ -129,7 +131,8 @@ def to_test(folder: Path) -> Checkpoint:
 class Checkpoints(ModelCheckpoint):
     """Lightning's callback, which saves ``best.ckpt`` after a new best score and keeps it across a resume.
 
-    It restores only the scores of a stored state, so no path in a file is followed, and the folder may move.
+    It restores only the scores of a stored state, so no path in a file is followed, and the folder can be
+    moved.
 
     Args:
         folder: The run's ``checkpoints``.
@@ -200,7 +203,7 @@ class RandomState(Callback):
         self._states = checkpoint.get("random_state")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore the state of this process; an additional process keeps the state from its seed."""
+        """Restore this process's state; a process that the saved run did not have keeps its seeded state."""
         if self._states is not None and trainer.global_rank < len(self._states):
             _set_random_state(self._states[trainer.global_rank], trainer.strategy.root_device)
         self._states = None

@@ -79,13 +79,13 @@ def count(config: TrainConfig) -> int:
     """Multiply-adds of an optimizer step: those of a forward pass, and twice as many for the backward pass.
 
     Raises:
-        ConfigError: The network has nothing to train, or the patches are too small for it.
+        ConfigError: The network has no weights to train, or the patches are too small for it.
     """
     size = patch_size(config)
     with torch.device("meta"):
         network = build_network(config, config.allow)
     if not any(parameter.requires_grad for parameter in network.parameters()):
-        raise ConfigError(f"model: {type(network).__name__} has nothing to train; use task=evaluate")
+        raise ConfigError(f"model: {type(network).__name__} has no weights to train; use task=evaluate")
     if size < min_size_of(network):
         raise ConfigError(
             f"dataset.lr_patch_size: {type(network).__name__} needs at least {min_size_of(network)}, "
@@ -100,7 +100,7 @@ def count(config: TrainConfig) -> int:
 def measure(config: TrainConfig) -> Cost:
     """Time some steps, each as in training: the batch on the device, both passes, the optimizer.
 
-    A CPU whose steps are slow is measured on part of the batch, since its time grows with the samples.
+    If steps are slow on a CPU, only part of the batch is measured, since time grows with the samples there.
     Not included: loading, which worker processes do at the same time, and the exchange between devices.
     """
     device = build.device(config)

@@ -39,7 +39,7 @@ class StreamSampler(Sampler[list[int]]):
     """Endless batches of sample numbers for one process: ``first + rank, first + rank + world, ...``.
 
     The sample number alone decides what is read, so the samples stay the same after a resume, or with more or
-    fewer processes. Any number of them works: if the batch does not divide evenly, shares differ by one
+    fewer processes. Any number of processes works: if the batch does not divide evenly, shares differ by one
     sample and may be empty. Training needs equal shares and checks them itself (`share_of_a_rank`).
 
     Args:
@@ -47,8 +47,8 @@ class StreamSampler(Sampler[list[int]]):
         batch_size: Samples per batch over all processes.
         rank: Number of this process.
         world: Number of processes.
-        repeat: Number of samples to repeat, from the first on, which a network can memorise; a multiple of
-            the batch size. ``None`` repeats nothing.
+        repeat: Number of samples, from the first on, to repeat so that a network can memorise them; a
+            multiple of the batch size. ``None``: no repetition.
     """
 
     def __init__(
@@ -131,8 +131,8 @@ class RankShare:
         }
 
 
-# Threads that read the next images, each in double precision. A CPU takes longer to upscale an image than to
-# read the next one; a GPU waits for two cores or more.
+# Threads that read the next images; each holds an image in double precision. A CPU takes longer to upscale an
+# image than to read the next one; a GPU has to wait even if two or more cores read.
 _READERS_CPU, _READERS_GPU = 1, 4
 _KEPT = 512 * 2**20  # bytes of validation images; ten 2K images take at most 0.2 GB
 
@@ -156,7 +156,7 @@ class ImageLoader:
         return len(self.images)
 
     def __iter__(self) -> Iterator[EvalBatch]:
-        """The images in order; with each of them, as many are ready or being read as there are threads."""
+        """The images in order; while one is used, the next ones are being read or ready, one per thread."""
         coming: collections.deque[Future[EvalBatch]] = collections.deque()
         readers = _READERS_GPU if self.pin else _READERS_CPU
         with ThreadPoolExecutor(readers) as pool:
@@ -294,10 +294,10 @@ def patch_loader(
 
 
 def _obey_parent_only(worker: int) -> None:
-    """Let a worker ignore signals that are meant for the training, which needs the worker for its last step.
+    """Let a worker ignore signals for the training process, which needs the worker for its last step.
 
     Ctrl-C and Slurm signal every process of a job; only the loader's own SIGTERM ends a worker. If the
-    training is killed, its workers are killed at once (on Linux): torch would notice only after 5 s, and
-    until then a worker would keep the run folder locked.
+    training process is killed, its workers are killed at once (on Linux): torch would notice only after 5 s,
+    and until then a worker would keep the run folder locked.
     """
     unix.obey_parent_only()

@@ -1,8 +1,8 @@
 """How a training run ends (after its last step, by a callback or at a signal) and where it resumes.
 
 Lightning 2.6.6 exits with 0 after SIGTERM. On Slurm's signal, it writes a checkpoint under another name to
-another folder, and its ``ckpt_path="hpc"`` fails on the first start, without a checkpoint. It waits for
-other processes inside a signal handler, where all of them can hang.
+another folder, and its ``ckpt_path="hpc"`` fails on the first start, when there is no checkpoint. It waits
+for other processes inside a signal handler, where all of them can hang.
 """
 
 from pathlib import Path
@@ -77,7 +77,7 @@ class SaveLast(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Save and end if a process was asked to; if a validation is due, saving is left to it."""
+        """Save and end if a process was asked to; if a validation is due, both happen after it instead."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.global_step >= trainer.max_steps > 0:
             return
         self._ends = self._agreed()

@@ -1,4 +1,4 @@
-"""Example images of a test: the results for the first images of each set, or for those that are named."""
+"""Example images of a test: the results for the first images of each set, or for named images."""
 
 import io
 from collections.abc import Sequence
@@ -30,14 +30,14 @@ CAPTION = 18  # rows of a strip above its images
 class ExampleImages(Callback):
     """Saves some images of each test set, so that a report needs neither data nor network.
 
-    Each image gives a strip with captions: its middle as LR, bicubic, SR, HR and error, at the same position
+    A strip with captions shows the middle of an image as LR, bicubic, SR, HR and error, at the same position
     for every network and every scale that divides 24. These images are also saved whole, as are all images of
     a small set unless images are named (`reporting.saved_images` names the files). A thread writes the files
     while the test continues; the test waits for it at the end.
 
     Args:
         folder: Where the PNG files are written.
-        keep: How many of the first images of each set, or the names of images (`names.is_scene`).
+        keep: How many of the first images of each set to save, or the names of images (`names.is_scene`).
         size: Side of the strip's crop in HR pixels.
     """
 
@@ -108,7 +108,7 @@ class ExampleImages(Callback):
             picture.result()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Wait for the pictures, without which their images would be measured again."""
+        """Wait for the pictures: an image without its pictures would be measured again."""
         if hasattr(self, "_writer"):
             self._writer.shutdown()
 
@@ -143,12 +143,12 @@ def check_names(examples: int | Sequence[str], sets: Sequence[BenchmarkSet]) -> 
         if not any(is_scene(name, stem) for stem in stems):
             raise ConfigError(
                 f"examples: there is no image '{name}' in {', '.join(images.name for images in sets)}; "
-                f"give names of images of benchmark.sets, or how many of each set{did_you_mean(name, stems)}"
+                f"give names of images in benchmark.sets, or a number per set{did_you_mean(name, stems)}"
             )
 
 
 def not_kept(images: Path, examples: int | Sequence[str]) -> list[str]:
-    """The names of example images that are missing in a run folder's ``images``."""
+    """The names of example images that are missing from a run folder's ``images``."""
     stems = [file.name.removesuffix(".sr.png") for file in images.glob("*/*.sr.png")]
     names = () if isinstance(examples, int) else examples
     return [name for name in names if not any(is_scene(name, stem) for stem in stems)]

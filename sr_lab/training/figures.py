@@ -1,4 +1,4 @@
-"""The figures of a test, kept in the run folder as they come, so that an interrupted test can be resumed."""
+"""PSNR, SSIM and other figures of a test, saved while it runs, so that an interrupted test can resume."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ from sr_lab.training.lit_module import ImageResult, Measured, SRModule
 
 Place: TypeAlias = tuple[str, int]  # name of a test set, and position in it
 
-_INTERVAL = 0.5  # seconds between two writes; fetching figures from a GPU waits for it
+_INTERVAL = 0.5  # seconds between two writes; fetching figures from a GPU waits for its work
 
 
 class Row(BaseModel):
@@ -61,7 +61,7 @@ class Kept:
 
     Args:
         rows: The figures of each image.
-        wall_time_s: Time that they took.
+        wall_time_s: Seconds that the attempts took.
         differing: What has changed since earlier figures were measured, so that they no longer count.
     """
 
@@ -130,12 +130,12 @@ class Figures(Callback):
 
     @property
     def results(self) -> list[ImageResult]:
-        """This process's figures so far, in the order of the sets and their images."""
+        """The same figures as in `own`, without places and tiles."""
         return [ImageResult(**row.model_dump(exclude={"place", "tiled"})) for row in self.own]
 
     @property
     def tiled(self) -> str | None:
-        """How the last image that did not go through the network in one piece was divided."""
+        """How the last image that was upscaled in tiles was divided; ``None`` if none was."""
         return next((row.tiled for row in reversed(self.own) if row.tiled), None)
 
     @property

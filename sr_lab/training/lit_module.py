@@ -45,7 +45,7 @@ def batch_norms(network: nn.Module) -> list[nn.Module]:
 
 @dataclass(frozen=True)
 class ImageResult:
-    """The figures of one test image, measured by the protocol (dB on Y unless the protocol says RGB)."""
+    """PSNR (dB) and SSIM of one test image under the protocol: on Y unless the protocol says RGB."""
 
     set_name: str
     image: str
@@ -64,7 +64,7 @@ class Measured(TypedDict):
     sr: Tensor
     set_name: str
     image: str
-    figures: Tensor  # the four figures of an `ImageResult`, still on the device
+    figures: Tensor  # PSNR and SSIM of the SR image, then of the bicubic one; still on the device
 
 
 Saved: TypeAlias = dict[str, Any]  # the content of a checkpoint
@@ -129,9 +129,10 @@ class SRModule(lightning.LightningModule):
         test_sets: Names of the test sets, in the order of their loaders.
         loss: ``(sr, hr) -> scalar``; needed for training only.
         make_optimizer: Called with the parameters; needed for training only.
-        make_scheduler: Called with the optimizer; ``None`` keeps the learning rate.
+        make_scheduler: Called with the optimizer. ``None``: the learning rate is constant.
         steps_per_unit: Optimizer steps after which the scheduler advances by one.
-        monitor: The figure of a validation after which the scheduler advances instead, e.g. ``val/psnr_y``.
+        monitor: The metric with which the scheduler advances after each validation instead, e.g.
+            ``val/psnr_y``.
         record: Plain values stored in every checkpoint, from which the network can be built again.
     """
 
@@ -225,7 +226,7 @@ class SRModule(lightning.LightningModule):
         psnrs = [value for key, value in values.items() if key.endswith("psnr_y")]
         values["val/psnr_y"] = torch.stack(psnrs).mean()
         if self.monitor is not None and self.trainer.state.fn == "fit":
-            # Lightning would do it after the checkpoint of this validation is saved, and a resumed run never.
+            # Lightning would do this only after saving the checkpoint, and a resumed run would miss it.
             cast(ReduceLROnPlateau, self.lr_schedulers()).step(float(values[self.monitor]))
         # compute() returns the same value on every process; some accelerators have no float64.
         self.log_dict(
@@ -358,7 +359,7 @@ class SRModule(lightning.LightningModule):
         checkpoint["sr_lab"] = self.record
 
     def on_load_checkpoint(self, checkpoint: Saved) -> None:
-        """Convert the batch count to this run's accumulation; the run that saved it may have used another.
+        """Convert the batch count to this run's accumulation, which may differ from the saved run's.
 
         Lightning restores the count, and uses it to decide which batches make a step and when to validate.
         """

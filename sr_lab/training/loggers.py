@@ -29,7 +29,7 @@ def build_loggers(config: Config, folder: RunFolder) -> list[Logger]:
 
     A W&B run uses the name of its run folder as its id, so that a resumed run continues it. A job of a sweep
     is named after what differs between the jobs. The jobs of an experiment are one group; the config of each
-    contains its row of the table and the paper's figures for it.
+    contains its row of the table and the paper's values for it.
     """
     loggers: list[Logger] = []
     for node in config.logger.values():
@@ -90,7 +90,7 @@ def _warn(line: str) -> None:
 
 
 def names(node: Mapping[str, object], *, name: str = "", group: str = "") -> dict[str, Any]:
-    """How a W&B run is filed: by its setting in ``logger.wandb``, else W&B's variable, else our default.
+    """Names, tags and notes of a W&B run: from ``logger.wandb``, else W&B's variable, else our default.
 
     Args:
         node: ``logger.wandb``.
@@ -117,7 +117,7 @@ def _tags(config: Config, own: object) -> list[str]:
 
 
 def _row(config: Config) -> dict[str, object]:
-    """Label of the job's row in the table, and the paper's figures for it."""
+    """Label of the job's row in the table, and the paper's values for it."""
     label = config.row_label
     run = Run(Path(), settings=config.model_dump(), labels=() if label is None else (label,))
     return {"row": label, **compared_with_paper(run)}
@@ -176,7 +176,7 @@ def has_wandb_key() -> bool:
 
 @rank_zero_only
 def close_wandb(values: Mapping[str, object] | None = None) -> None:
-    """Put the results of ``metrics.json`` and the paper's figures into the summary, and end the W&B run.
+    """Put the results of ``metrics.json`` and the paper's values into the summary, and end the W&B run.
 
     A process has one W&B run at a time; if it stayed open, it would receive the rows of the next job.
 

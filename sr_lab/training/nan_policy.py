@@ -70,7 +70,7 @@ class NanPolicy(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
     ) -> None:
-        """Copy these statistics before the step."""
+        """Copy the statistics of batch norm before the step."""
         if self._statistics and batch_idx % trainer.accumulate_grad_batches == 0:
             self._before = [statistic.clone() for statistic in self._statistics]
 
@@ -151,7 +151,7 @@ class NanPolicy(Callback):
                 often = f", as at the {_PATIENCE - 1} previous steps" if self.policy == "skip" else ""
                 fp16 = "set trainer.precision=32-true, since fp16 overflows easily, " if self._scaled else ""
                 raise ConfigError(
-                    f"training: {what}{often}{kept}; the last checkpoint was saved before it; "
+                    f"training: {what}{often}{kept}; the last checkpoint was saved before that; "
                     f"{fp16}lower learning_rate, set trainer.gradient_clip_val, "
                     "or resume with nan_policy=skip"
                 )

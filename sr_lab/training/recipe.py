@@ -88,7 +88,9 @@ def check(module: SRModule, *, steps: int, interval: str, say: Callable[[str], N
         _explain_refusal(module)
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"optimizer: cannot take a step: {_line(error)}; choose another one") from error
+        raise ConfigError(
+            f"optimizer: cannot take a step: {_line(error)}; choose another optimizer"
+        ) from error
     _check_interval(scheduler, module, interval)
     if interval != "validation":
         _check_length(scheduler.state_dict(), int(steps / module.steps_per_unit + 1e-9), interval, say)
@@ -103,7 +105,7 @@ def _explain_refusal(module: SRModule) -> None:
             optimizer = module.make_optimizer([copy])
             step_once([copy], optimizer)
         except Exception as error:
-            if not name:  # not even a matrix, so it is not about shapes
+            if not name:  # it refuses even a 2x2 matrix, so shapes are not the cause
                 return
             raise ConfigError(
                 f"optimizer: refuses {name}, whose shape is {tuple(weight.shape)} ({_line(error)}); use "
@@ -122,20 +124,22 @@ def _check_interval(scheduler: LRScheduler, module: SRModule, interval: str) -> 
     if isinstance(scheduler, ReduceLROnPlateau) != (interval == "validation"):
         fits = "step or epoch" if interval == "validation" else "validation"
         raise ConfigError(f"schedule.interval: {name} needs {fits}, got {interval}")
-    figures = [f"val/{each}/{kind}" for each in module.val_sets for kind in ("psnr_y", "ssim_y")]
-    figures.insert(0, "val/psnr_y")
+    metrics = [f"val/{each}/{kind}" for each in module.val_sets for kind in ("psnr_y", "ssim_y")]
+    metrics.insert(0, "val/psnr_y")
     if interval != "validation":
         if module.monitor is not None:
-            raise ConfigError(f"schedule.monitor: {name} uses no figure, got {module.monitor}; leave it out")
-    elif module.monitor not in figures:
+            raise ConfigError(
+                f"schedule.monitor: {name} monitors no metric, got {module.monitor}; leave monitor out"
+            )
+    elif module.monitor not in metrics:
         raise ConfigError(
-            f"schedule.monitor: must be a figure of the validation, got {module.monitor}; allowed: "
-            f"{', '.join(figures)}"
+            f"schedule.monitor: must be a metric of the validation, got {module.monitor}; allowed: "
+            f"{', '.join(metrics)}"
         )
 
 
 def _check_length(state: dict[str, Any], units: int, interval: str, say: Callable[[str], None]) -> None:
-    """Compare the length of OneCycleLR, even inside a sequence, with the training."""
+    """Compare the length of OneCycleLR, even inside a sequence, with that of the training."""
     inner = state.get("_schedulers", [])
     edges = [0, *state.get("_milestones", []), units]
     for place, child in enumerate(inner):
@@ -145,10 +149,8 @@ def _check_length(state: dict[str, Any], units: int, interval: str, say: Callabl
     use = f"set its total_steps to {units}"
     use += " (schedule.scheduler.total_steps='${steps}')" if interval == "step" and not inner else ""
     if length < units:
-        raise ConfigError(
-            f"schedule: OneCycleLR ends after {length} {interval}s, but this training takes {units}; {use}"
-        )
+        raise ConfigError(f"schedule: OneCycleLR ends after {length} of {units} {interval}s; {use}")
     say(
-        f"schedule: OneCycleLR takes {length} {interval}s and the training only {units}, "
+        f"schedule: OneCycleLR takes {length} {interval}s, but this training run has only {units} for it, "
         f"so the cycle stops midway; {use}"
     )

@@ -95,7 +95,7 @@ class TimedLoader(Generic[_Batch]):
 
 
 class Record(Callback):
-    """Writes ``metrics.csv``, flushed row by row, and sends the same rows to the dashboards.
+    """Appends each row to ``metrics.csv`` at once, and sends it to the dashboards as well.
 
     Lightning's CSV logger deletes the file when a run resumes; this callback drops the rows after the resumed
     step and appends. Losses stay on the device until a row is due, so that no step waits for them; losses
@@ -105,7 +105,7 @@ class Record(Callback):
         path: The CSV file.
         speed: Measures the speed that a row reports.
         interval: Steps between two rows.
-        say: Prints a line for the user, once: when the loss of a row is 100 times that of the best row.
+        say: Prints a line for the user; called once, when a row's loss exceeds 100 times the smallest so far.
     """
 
     def __init__(
@@ -135,8 +135,8 @@ class Record(Callback):
             kept = [row for row in whole_rows(self.path) if int(row["step"]) <= trainer.global_step]
             if trainer.global_step and not kept:
                 print(  # noqa: T201 - once per run, if at all
-                    f"{self.path}: has no row up to step {trainer.global_step}, from which the run resumes; "
-                    "the earlier rows are lost",
+                    f"{self.path}: the rows up to step {trainer.global_step}, from which the run resumes, "
+                    "are missing",
                     file=sys.stderr,
                 )
             losses = [float(row["train/loss"]) for row in kept if row.get("train/loss")]
@@ -174,7 +174,7 @@ class Record(Callback):
     ) -> None:
         """Keep the loss; write a row every ``interval`` steps."""
         self.speed.count()
-        # Lightning has divided the loss by the number of accumulated batches, and only the loss.
+        # Lightning has divided the loss by the number of accumulated batches, but not the terms.
         loss = outputs["loss"].detach().reshape(1)
         if self._terms:
             loss = torch.cat((loss, outputs["terms"] / trainer.accumulate_grad_batches))
@@ -200,7 +200,7 @@ class Record(Callback):
                 self._look_for_divergence(means[0], step)
 
     def _look_for_divergence(self, loss: float, step: int) -> None:
-        """A loss that explodes stays finite for thousands of steps, so `NanPolicy` does not see it."""
+        """Report a loss that explodes; `NanPolicy` does not, since it stays finite for thousands of steps."""
         if loss > _EXPLODED * self._smallest and not self._exploded:
             self._exploded = True
             self.say(
@@ -214,7 +214,7 @@ class Record(Callback):
         self.speed.pause()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write a row with the figures of the validation."""
+        """Write a row with the metrics of the validation."""
         if not trainer.sanity_checking:
             values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
             self._write(trainer, values)

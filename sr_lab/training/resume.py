@@ -45,10 +45,10 @@ class _MisfitError(Exception):
 def check_resume(path: Path, trainer: Trainer, module: SRModule) -> None:
     """Refuse a checkpoint that this run cannot resume from, before anything uses its content.
 
-    Opening it runs no code, but Lightning and torch trust its content, and it may come from a stranger. The
-    weights must have this run's names and shapes and be finite, the counts must be consistent, and optimizer
-    and schedule must have this run's classes and settings. A key that another version of torch or Lightning
-    adds or leaves out is tolerated.
+    Opening an untrusted file runs no code, but Lightning and torch trust its content. The weights must have
+    this run's names and shapes and be finite, the counts must be consistent, and optimizer and schedule must
+    have this run's classes and settings. A key that another version of torch or Lightning adds or leaves out
+    is tolerated.
 
     Args:
         path: The checkpoint.
@@ -75,7 +75,7 @@ def check_resume(path: Path, trainer: Trainer, module: SRModule) -> None:
 
 def _check_record(record: Any, own: Mapping[str, object]) -> None:
     if record.get("version") != own.get("version"):
-        raise _MisfitError("it was saved by another version of sr_lab (update this one)")
+        raise _MisfitError("it was saved by another version of sr_lab (update sr_lab)")
     if any(record.get(key) != value for key, value in own.items()):
         raise _MisfitError("it contains another network")
 
@@ -97,7 +97,7 @@ def _check_weights(content: Saved, trainer: Trainer, module: SRModule) -> None:
     if any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
         keys.append("current_model_state")
     elif "current_model_state" in content:
-        raise _MisfitError("its weights are averages, which this run does not make (ema_decay)")
+        raise _MisfitError("its weights are averages, but this run does not average (ema_decay)")
     for key in keys:
         if content[key].keys() != own.keys():
             raise _MisfitError(f"{key} does not have the weights of the network")
@@ -125,7 +125,7 @@ def _check_counts(content: Saved, trainer: Trainer, module: SRModule) -> None:
             raise _MisfitError(f"{key} is not an integer from 0 to {limit}")
     losses = content.get("losses", torch.empty(0))
     if losses.ndim != 1 or not losses.is_floating_point():
-        raise _MisfitError("losses is not a list of losses")
+        raise _MisfitError("losses is not a vector of floating-point numbers")
     terms = content.get("loss_terms", losses[:, None][:, :0])
     count = len(module.loss.names) if isinstance(module.loss, WeightedLoss) else 0
     if terms.shape != (len(losses), count) or not terms.is_floating_point():
@@ -149,7 +149,7 @@ def _check_optimizer(content: Saved, module: SRModule) -> None:
     for own, given in zip(groups, state["param_groups"], strict=True):
         _check_settings("optimizer", optimizer, own, given, _OPTIMIZERS)
         if not 0 <= float(given["lr"]) < math.inf:
-            raise _MisfitError("the learning rate is not a number")
+            raise _MisfitError("the learning rate is not a finite number of at least 0")
     _check_schedule(scheduler, schedule, content["global_step"] / module.steps_per_unit)
     for tensors in state["state"].values():
         if any(isinstance(value, Tensor) and not value.isfinite().all() for value in tensors.values()):
@@ -159,12 +159,12 @@ def _check_optimizer(content: Saved, module: SRModule) -> None:
 
 
 def _check_schedule(scheduler: LRScheduler, given: Saved, units: float) -> None:
-    """Check the state of a schedule that may have advanced by ``units``, and of the schedules inside it."""
+    """Check that a schedule has advanced by at most about ``units``, and check the schedules inside it."""
     own = scheduler.state_dict()
     _check_settings("scheduler", scheduler, own, given, _SCHEDULERS)
     if "optimizer" in given or any(callable(getattr(type(scheduler), key, None)) for key in given):
         raise _MisfitError("the scheduler's state would replace a method")
-    # A schedule in a sequence that has not begun yet stands at -1.
+    # The last_epoch of a schedule in a sequence is -1 until that schedule begins.
     last, least = given.get("last_epoch", 0), min(0, int(own.get("last_epoch", 0)))
     if type(last) is not int or not least <= last <= units + 1:
         raise _MisfitError(f"the scheduler's last_epoch is not an integer from {least} to {units + 1:.0f}")
@@ -182,7 +182,7 @@ def _check_schedule(scheduler: LRScheduler, given: Saved, units: float) -> None:
 def _check_settings(
     what: str, owner: Optimizer | LRScheduler, own: Saved, given: Saved, kinds: list[type]
 ) -> None:
-    """Check that a state fits its owner's class and, if torch reads settings from it, this run's settings."""
+    """Check that a state fits its owner's class and, if that class is torch's, this run's settings."""
     ours, theirs = (_kind_of(state, [type(owner), *kinds]) for state in (own, given))
     if not issubclass(theirs, ours):  # AdamW is an Adam with other settings
         raise _MisfitError(f"the checkpoint's {what} is {theirs.__name__}, this run's is {ours.__name__}")

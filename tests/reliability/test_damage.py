@@ -139,7 +139,7 @@ def test_a_run_with_a_damaged_last_checkpoint_resumes_from_the_previous_one_and_
     assert len(said) == 1
     what = {"truncated": "is cut off", "empty": "is empty", "flipped": "is damaged"}[how]
     assert f"'{saved / 'last.ckpt'}' {what}" in said[0]
-    assert said[0].endswith("resumes from previous.ckpt, the one before it")
+    assert said[0].endswith("the run resumes from previous.ckpt, the checkpoint before it")
     assert "\n" not in said[0]
 
 

@@ -209,7 +209,7 @@ def test_an_empty_last_checkpoint_is_named_and_the_run_resumes_from_the_previous
     last.write_bytes(b"")
     ended = forge.train(tmp_path / "run")
     assert f"resume: '{last}' is empty" in ended.said
-    assert "resumes from previous.ckpt, the one before it" in ended.said
+    assert "the run resumes from previous.ckpt, the checkpoint before it" in ended.said
     assert differences(whole, tmp_path / "run") == []
 
 
@@ -217,7 +217,7 @@ def test_an_empty_last_checkpoint_is_named_and_the_run_resumes_from_the_previous
     ("record", "said"),
     [
         ({"scale": 3}, "it contains another network"),
-        ({"version": 2}, "it was saved by another version of sr_lab (update this one)"),
+        ({"version": 2}, "it was saved by another version of sr_lab (update sr_lab)"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused_and_nothing_is_overwritten(

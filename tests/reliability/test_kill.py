@@ -170,7 +170,7 @@ def test_a_run_whose_last_checkpoint_is_damaged_resumes_bit_equal(forge, whole, 
     ended = forge.train(folder)
     (line,) = [line for line in ended.said.splitlines() if "last.ckpt" in line]
     assert line.startswith(f"resume: '{last}' is cut off")
-    assert line.endswith("; resumes from previous.ckpt, the one before it")
+    assert line.endswith("; the run resumes from previous.ckpt, the checkpoint before it")
     assert differences(whole[0], folder) == []
 
 

@@ -35,7 +35,7 @@ def test_the_run_stops_at_the_step_that_it_names_and_resumes_from_the_last_check
     (line,) = [line for line in ended.said.splitlines() if line.startswith("sr_lab.errors.ConfigError")]
     assert f"training: the {'loss' if what == 'loss' else 'norm of the gradient'} is " in line
     kept = folder / "nan" / "step-12.pt"
-    assert f" at step 12 (its batch is in '{kept}'); the last checkpoint was saved before it" in line
+    assert f" at step 12 (its batch is in '{kept}'); the last checkpoint was saved before that" in line
     assert checkpoint(folder, "last")["global_step"] == 10
     assert forge.train(folder).code == 0
     assert differences(whole, folder) == []

@@ -156,4 +156,4 @@ def test_a_similar_unfinished_run_is_named_with_the_settings_that_differ(forge, 
     (tmp_path / "a" / "metrics.csv").unlink()
     said = forge.train(tmp_path / "a").said  # the unfinished run resumes
     assert "is unfinished;" not in said
-    assert "metrics.csv: has no row up to step 4, from which the run resumes" in said
+    assert "metrics.csv: the rows up to step 4, from which the run resumes, are missing" in said

@@ -33,7 +33,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     ("mistake", "sentence"),
     [
         ("benchmark.sets=[Set14]", "there is no folder"),
-        ("freeze=['*']", "has nothing to train"),
+        ("freeze=['*']", "has only frozen weights"),
     ],
 )
 def test_a_run_that_cannot_start_from_scratch_keeps_its_earlier_files(

@@ -103,7 +103,7 @@ def test_only_a_checkpoint_in_a_folder_of_the_run_is_removed(tmp_path, way):
 @pytest.mark.parametrize("name", ["last.ckpt", "previous.ckpt", "best.ckpt"])
 def test_a_folder_in_place_of_a_checkpoint_is_reported(tmp_path, name):
     (tmp_path / name).mkdir()
-    with pytest.raises(CheckpointError, match=f"{name}' is a folder, where the run saves a file"):
+    with pytest.raises(CheckpointError, match=f"{name}' is a folder, but the run saves a file"):
         newest(tmp_path, print)
 
 
@@ -336,7 +336,7 @@ def test_each_key_of_another_version_is_tolerated(resumed):
 
 
 def test_averaged_weights_are_refused_as_weights_to_train(honest, tmp_path):
-    with pytest.raises(CheckpointError, match="its weights are averages, which this run does not make"):
+    with pytest.raises(CheckpointError, match="its weights are averages, but this run does not average"):
         train(tmp_path, 4, ckpt=str(honest / "checkpoints" / "last.ckpt"))
 
 

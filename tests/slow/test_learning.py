@@ -88,7 +88,7 @@ def test_a_small_network_beats_bicubic_after_300_steps(tmp_path: Path, model: st
 def test_a_network_fits_one_batch(model: str) -> None:
     net = build(model)
     if not list(net.parameters()):
-        pytest.skip("has nothing to train")
+        pytest.skip("has no weights to train")
     lr = images(net, number=4)
     hr = torch.nn.functional.interpolate(lr, scale_factor=2, mode="bicubic").roll(1, dims=-1)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)

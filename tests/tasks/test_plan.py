@@ -144,7 +144,7 @@ def test_an_experiment_that_trains_nothing_is_refused():
 
 def test_a_network_without_weights_is_refused():
     config = compose("task=plan", "trainer=cpu", "budget=smoke", "model=bicubic")
-    with pytest.raises(ConfigError, match="Bicubic has nothing to train"):
+    with pytest.raises(ConfigError, match="Bicubic has no weights to train"):
         cost.count(config)
 
 

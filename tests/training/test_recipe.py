@@ -49,7 +49,7 @@ def test_a_pattern_that_matches_nothing_names_the_parts_of_the_network():
 
 
 def test_freezing_everything_leaves_nothing_to_train():
-    with pytest.raises(ConfigError, match=r"IMDN has nothing to train; leave some weights out of freeze"):
+    with pytest.raises(ConfigError, match="IMDN has only frozen weights; leave some of them out of freeze"):
         built("freeze=['*']")
 
 
@@ -110,15 +110,15 @@ ONE_CYCLE = (
 
 
 def test_a_cycle_shorter_than_the_training_is_refused_and_a_longer_one_gets_a_note():
-    with pytest.raises(ConfigError, match=r"ends after 5 steps, but this training takes 6; .*='\$\{steps\}'"):
+    with pytest.raises(ConfigError, match=r"ends after 5 of 6 steps; .*='\$\{steps\}'"):
         built(*ONE_CYCLE, "+schedule.scheduler.total_steps=5")
     said: list[str] = []
     built(*ONE_CYCLE, "+schedule.scheduler.total_steps=${steps}", said=said)
     assert said == []
     built(*ONE_CYCLE, "+schedule.scheduler.total_steps=7", said=said)
     assert said == [
-        "schedule: OneCycleLR takes 7 steps and the training only 6, so the cycle stops midway; "
-        "set its total_steps to 6 (schedule.scheduler.total_steps='${steps}')"
+        "schedule: OneCycleLR takes 7 steps, but this training run has only 6 for it, so the cycle stops "
+        "midway; set its total_steps to 6 (schedule.scheduler.total_steps='${steps}')"
     ]
 
 
@@ -134,7 +134,7 @@ def test_a_cycle_inside_a_sequence_has_the_steps_from_its_milestone_on():
         return tiny.sr_module(make_scheduler=make)
 
     recipe.check(module(4), steps=6, interval="step", say=pytest.fail)
-    with pytest.raises(ConfigError, match="ends after 3 steps, but this training takes 4"):
+    with pytest.raises(ConfigError, match="ends after 3 of 4 steps"):
         recipe.check(module(3), steps=6, interval="step", say=pytest.fail)
 
 
@@ -144,7 +144,7 @@ def test_a_cycle_inside_a_sequence_has_the_steps_from_its_milestone_on():
         (("schedule=plateau", "schedule.interval=step"), "ReduceLROnPlateau needs validation, got step"),
         (("schedule.interval=validation",), "CosineAnnealingLR needs step or epoch, got validation"),
         (("schedule=plateau", "schedule.monitor=val/loss"), r"got val/loss; allowed: val/psnr_y"),
-        (("+schedule.monitor=val/psnr_y",), "CosineAnnealingLR uses no figure, got val/psnr_y"),
+        (("+schedule.monitor=val/psnr_y",), "CosineAnnealingLR monitors no metric, got val/psnr_y"),
     ],
 )
 def test_a_schedule_that_does_not_fit_its_interval_is_refused(settings, sentence):

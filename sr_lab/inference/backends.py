@@ -2,7 +2,7 @@
 
 Both run an ONNX graph of the folded network with dynamic height and width. Exporting takes five seconds to a
 minute, so the graph is stored on disk. Whenever a graph is loaded, its output is compared with the network's
-at three sizes. A stranger's graph could be right at these sizes only, so ``cache_dir`` must belong to the
+at three sizes. An untrusted graph could be right at these sizes only, so ``cache_dir`` must belong to the
 user.
 """
 
@@ -55,7 +55,7 @@ def start(backend: str, graph: Path | bytes, threads: int) -> Callable[[Tensor],
     """
     if not_installed := missing(backend):
         raise ConfigError(
-            f"{backend} needs {', '.join(not_installed)}, not installed here; "
+            f"{backend} needs packages that are not installed: {', '.join(not_installed)}; "
             f"pip install 'sr_lab[{_EXTRAS[backend]}]'"
         )
     return _STARTS[backend](graph, threads)
@@ -69,13 +69,13 @@ def run_by(
     on_gpu: bool = False,
     note: Callable[[str], object] = lambda _: None,
 ) -> nn.Module:
-    """Fold a network for inference, and hand it to a backend.
+    """Fold a network for inference, and let a backend run it.
 
     Args:
         network: Any network for images, with its final weights.
         backend: ``eager`` (torch), ``onnxruntime``, ``openvino``, or ``auto``: the first of openvino,
             onnxruntime and eager that is installed and runs the network; on a GPU, eager.
-        cache_dir: The user's folder for ONNX graphs, which are used if nobody else can write to them.
+        cache_dir: The user's folder for ONNX graphs; a graph is used only if nobody else can write to it.
         on_gpu: Whether the network will run on a GPU.
         note: Called with a sentence for each installed backend that ``auto`` cannot use, and for each stored
             graph that is not trusted.
@@ -115,8 +115,8 @@ class BackendNetwork(nn.Module):
         note: Called with a sentence if a stored graph is not trusted.
 
     Shape:
-        lr ``(N, C, H, W)`` in [0, 1] -> sr ``(N, C, rH, rW)`` in float32, equal to torch's within 1e-5 of the
-        largest value, or within four times torch's own error if that is larger (EFRDN).
+        lr ``(N, C, H, W)`` in [0, 1] -> sr ``(N, C, rH, rW)`` in float32. For our networks, it differs from
+        torch's by at most 1e-5 of the largest value (EFRDN: 4e-5); see `equals` for what is accepted.
 
     Raises:
         ConfigError: A package is missing, weights are not float32, the network does not export, or its graph
@@ -134,7 +134,7 @@ class BackendNetwork(nn.Module):
         super().__init__()
         if not_installed := missing(backend):
             raise ConfigError(
-                f"backend: {backend} needs {', '.join(not_installed)}, not installed here; "
+                f"backend: {backend} needs packages that are not installed: {', '.join(not_installed)}; "
                 f"pip install 'sr_lab[{_EXTRAS[backend]}]', or use backend=eager"
             )
         types = {weight.dtype for weight in network.parameters()}
@@ -212,7 +212,9 @@ class BackendNetwork(nn.Module):
 
 
 def equals(sr: Tensor, eager: Tensor, exact: Tensor) -> bool:
-    """Whether an image equals torch's or is about as exact; rounding errors add up with depth.
+    """Whether an image equals torch's within `LARGEST_DIFFERENCE`, or is about as exact as torch's.
+
+    Rounding errors add up with depth.
 
     Args:
         sr: The image.

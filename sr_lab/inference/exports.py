@@ -1,4 +1,4 @@
-"""A network in the formats that other programs open, each checked to give its images."""
+"""A network in the formats that other programs open; each file is checked to give the network's images."""
 
 import copy
 import io
@@ -45,7 +45,7 @@ class Checked:
     Args:
         differences: Images -> largest difference of a value, relative to the largest value above 1;
             infinite or NaN if the graph gives such values.
-        is_equal: Whether they are within `LARGEST_DIFFERENCE`, or torch's own rounding in float32.
+        is_equal: Whether they are within `LARGEST_DIFFERENCE`, or four times torch's own rounding errors.
         psnr_difference: Largest difference of an image's PSNR in dB, ``None`` without ground truth.
         size: Height and width of the LR image that was timed.
         seconds: Time of the graph for this image on the CPU.
@@ -304,7 +304,7 @@ def _check(
 def _cut(
     found: MeasuredSet, network: nn.Module, protocol: Protocol, size: tuple[int, int] | None
 ) -> Sequence[tuple[Tensor, Tensor, bool]]:
-    """Each image's input, ground truth and whether it is grey, cut to the size if that is fixed.
+    """Input and ground truth of each image, cut to the size if it is fixed, and whether the image is grey.
 
     Images that are too small for the network, or to be measured, are left out.
     """
@@ -329,7 +329,7 @@ def _largest(values: Iterable[float]) -> float:
 
 def _difference(sr: Tensor, eager: Tensor) -> float:
     if sr.shape != eager.shape:
-        raise ConfigError(f"it gives an image of {tuple(sr.shape)}, torch of {tuple(eager.shape)}")
+        raise ConfigError(f"it gives an image of {tuple(sr.shape)}, and torch one of {tuple(eager.shape)}")
     return float((sr - eager).abs().max() / eager.abs().max().clamp_min(1))
 
 

@@ -1,4 +1,4 @@
-"""What a network needs for one pixel: memory, multiply-adds, and the pixels around it (its reach)."""
+"""What a network needs for one pixel: memory, multiply-adds, and the surrounding pixels (the reach)."""
 
 import copy
 import functools
@@ -49,7 +49,7 @@ def measured_scale(network: nn.Module) -> int:
 
 @_once_per_network
 def bytes_per_pixel(network: nn.Module) -> float:
-    """Peak memory for each LR pixel of a colour image, including the conversion of its colours."""
+    """Peak memory in bytes for each LR pixel of a colour image, including the conversion of colours."""
     whole, scale = _ColourToDouble(network), measured_scale(network)
     weights = sum(value.nbytes for value in [*whole.parameters(), *whole.buffers()])
     memory = peak_memory(whole, scale=scale, hr_size=(scale * _SIDES[1],) * 2)
@@ -58,7 +58,7 @@ def bytes_per_pixel(network: nn.Module) -> float:
 
 @_once_per_network
 def bytes_of_a_result(network: nn.Module) -> float:
-    """Memory of the network's largest intermediate result, or of its output, for each LR pixel."""
+    """Bytes of the largest intermediate result or, if that is larger, the output, for each LR pixel."""
     scale = measured_scale(network)
     size = (scale * _SIDES[1],) * 2
     return largest_result(copy.deepcopy(network).float(), scale=scale, hr_size=size) / _SIDES[1] ** 2

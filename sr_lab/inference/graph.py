@@ -43,14 +43,14 @@ def exported_program(
 
     Args:
         network: A network for images in float32 or float16.
-        size: Fixed height and width, for one image; ``None`` leaves both open.
-        open_batch: Whether the number of images is open too, if the size is.
+        size: Fixed height and width, for one image; with ``None``, both are dynamic.
+        open_batch: Whether the number of images is dynamic too, if the size is.
 
     Raises:
         Exception: torch cannot export the network; there are many types.
     """
     network = copy.deepcopy(network).cpu().eval().requires_grad_(False)
-    batch = 2 if open_batch and size is None else 1  # torch would take a batch of one for a constant
+    batch = 2 if open_batch and size is None else 1  # torch would treat a batch of one as a constant
     lr = random_image(network, size or _SIDES, batch=batch)
     lr = lr.to(next((weight.dtype for weight in network.parameters()), lr.dtype))
     open_axes = {axis: torch.export.Dim.DYNAMIC for axis in _AXES if axis or open_batch}
@@ -59,7 +59,7 @@ def exported_program(
 
 
 class _OpenSizes(TorchFunctionMode):
-    """Replaces what torch exports only for one size of the image, or not to ONNX at all."""
+    """Replaces operations that torch exports for one image size only, or cannot export to ONNX at all."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
@@ -78,7 +78,7 @@ def _adaptive_max_pool2d(x: Tensor, size: Sequence[int]) -> Tensor:
         side = x.shape[axis]
         cell = torch.arange(cells, device=x.device)
         first, last = cell * side // cells, ((cell + 1) * side - 1) // cells
-        step = torch.arange((side + cells - 1) // cells + 1, device=x.device)  # ONNX divides towards zero
+        step = torch.arange((side + cells - 1) // cells + 1, device=x.device)  # ONNX rounds towards zero
         pixels = torch.minimum(first[:, None] + step, last[:, None])
         gathered = x.index_select(axis, pixels.flatten())
         x = torch.unflatten(gathered, axis, (cells, step.shape[0])).amax(axis + 1)
@@ -86,7 +86,7 @@ def _adaptive_max_pool2d(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _nearest(x: Tensor, size: Sequence[int]) -> Tensor:
-    """``F.interpolate`` to a size by the nearest pixel, whose rounding ONNX leaves to the runtime."""
+    """Nearest-neighbour ``F.interpolate`` to a given size; ONNX leaves its rounding to the runtime."""
     for axis, length in zip((2, 3), size, strict=True):
         places = torch.arange(length, device=x.device).float() * (x.shape[axis] / length)
         x = x.index_select(axis, places.floor().long())
@@ -119,7 +119,7 @@ def onnx_model(
 
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Operations of our networks that torch's exporter cannot convert for an open height and width."""
+    """Operations of our networks that torch's exporter cannot convert for a dynamic height and width."""
     from onnx import TensorProto
     from onnxscript import opset18
 
@@ -166,7 +166,7 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 
 
 def _tidy(model: "onnx.ModelProto", scale: int | None) -> None:
-    """Adapt a model to runtimes other than the one that torch's exporter has in mind, and name its axes."""
+    """Adapt a model to runtimes other than the one that torch's exporter targets, and name its axes."""
     import onnx
     from onnx import numpy_helper
 
@@ -178,7 +178,7 @@ def _tidy(model: "onnx.ModelProto", scale: int | None) -> None:
             kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
             del node.attribute[:]
             node.attribute.extend([*kept, onnx.helper.make_attribute("allowzero", 1)])
-    for tensor in graph.initializer:  # torch slices to 2**63 - 1 where it means the end
+    for tensor in graph.initializer:  # torch writes 2**63 - 1 for the end of a slice
         if tensor.data_type == onnx.TensorProto.INT64:
             values = numpy_helper.to_array(tensor)
             if values.size and abs(values).max() > _LARGEST:
@@ -192,7 +192,7 @@ def _tidy(model: "onnx.ModelProto", scale: int | None) -> None:
 
 
 def is_static(model: "onnx.ModelProto") -> bool:
-    """Whether no shape in a model depends on the image, as TensorRT without profiles and NPUs demand."""
+    """Whether no shape in a model depends on the image; TensorRT without profiles and NPUs demand this."""
     computed = {"Shape", "Size", "NonZero", "If", "Loop", "Scan", "Range", "Unique"}
     lengths = (
         length
@@ -212,7 +212,7 @@ def opset_of(model: "onnx.ModelProto") -> int:
 def why(error: BaseException) -> str:
     """The first cause of a failed export in one line, without the pages of text that torch adds.
 
-    Names the operation that stands in the way if torch does.
+    Names the operation that failed, if torch names it.
     """
     operation = ""
     while True:

@@ -28,12 +28,12 @@ def upscaled_file(
 
     Args:
         path: The image.
-        about: What `read_about` says about it.
-        network: The network; gets the size and the note of the tiles.
+        about: The result of `read_about`.
+        network: The network; its ``memory`` is reduced if tiles do not fit, and its ``note`` describes them.
         max_pixels: Limit on an image, see `read_frames`.
         progress: Called with the finished share of the image.
         note: Called with a sentence if bits or the colour profile are lost.
-        on_gpu: Whether the network is on a GPU; on a CPU, image, result and tiles share the memory.
+        on_gpu: Whether the network is on a GPU; on a CPU, image, result and tiles share one memory.
 
     Returns:
         Its frames, one unless it is an animation; and the network with the tiles that were used.

@@ -12,7 +12,7 @@ from sr_lab.layers.folding import for_inference
 from sr_lab.layers.network import colour_of, min_size_of
 from sr_lab.ops.complexity import num_params
 
-# These code blocks contain only names that we chose, and no text from a file that may be a stranger's.
+# These code blocks contain only names that we chose, and no text from an untrusted file.
 _LOADING: Mapping[Format, str] = {
     "onnx": """import numpy, onnxruntime
 
@@ -39,7 +39,7 @@ _COLOUR = {
 
 
 def image_facts(network: nn.Module, size: tuple[int, int] | None) -> dict[str, str]:
-    """What a program must know to give a network its images; also the metadata of an ONNX file."""
+    """What a caller must know about the network's images; also the metadata of an ONNX file."""
     shape = f"1 image of {size[1]}x{size[0]} (width x height)" if size else "any number, height and width"
     return {
         "input_range": "0..1",

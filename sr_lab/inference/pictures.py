@@ -81,7 +81,9 @@ _UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
 
 
 def of_pillow(image: Image.Image) -> Picture:
-    """The pixels of a Pillow image; palettes, CMYK and the like become RGB, 16-bit transparent grey 8-bit.
+    """The pixels of a Pillow image; palettes, CMYK and the like become RGB.
+
+    16-bit grey with transparency is reduced to 8 bits.
 
     Raises:
         DataError: The image has no pixels, or values of unknown range.
@@ -102,7 +104,7 @@ def of_pillow(image: Image.Image) -> Picture:
 
 
 def refuse_unknown_range(image: Image.Image) -> None:
-    """Refuse an image whose mode does not say the range of its values, such as 32-bit integers or floats.
+    """Refuse an image whose mode does not define the value range, such as 32-bit integers or floats.
 
     Raises:
         DataError: The range is unknown.
@@ -122,7 +124,7 @@ def seen(picture: Picture) -> Pixels:
 def parts(
     image: NDArray[np.generic], model: Tiled, progress: Progress
 ) -> Iterator[tuple[Region, NDArray[np.generic]]]:
-    """Regions of the SR image and their pixels in the type of ``image``; builds no whole float image.
+    """Yield regions of the SR image, in the type of ``image``; only regions are held as floats.
 
     Args:
         image: ``(H, W)`` or ``(H, W, 3)`` of uint8, uint16, or floats in [0, 1].

@@ -1,4 +1,4 @@
-"""Read an image file with all of its bits, its frames, and what it says about itself."""
+"""Read an image file at its full bit depth, with all frames and metadata."""
 
 import contextlib
 import importlib
@@ -21,7 +21,7 @@ from sr_lab.inference.pictures import CMYK_NOTE, Note, Picture, Pixels, of_pillo
 # Formats that only upscaling reads; Pillow reads HEIC with the package pillow-heif.
 _MORE = ("AVIF", "JPEG2000", "HEIF")
 SUFFIXES = (*EXTENSIONS, ".apng", ".avif", ".jp2", ".j2k", ".heic", ".heif")
-_MOVING = ("GIF", "PNG", "WEBP", "AVIF")  # formats whose several images are an animation
+_MOVING = ("GIF", "PNG", "WEBP", "AVIF")  # formats in which several images are an animation
 
 # What stays true of a larger image; other tags describe how the pixels of the old file were stored.
 _KEPT = (
@@ -34,7 +34,7 @@ _SIZES = (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight)  # of the
 
 @dataclass(frozen=True)
 class About:
-    """What an image file contains besides its pixels.
+    """What an image file contains in addition to its pixels.
 
     Args:
         size: Height and width of the upright image.
@@ -72,7 +72,7 @@ def _formats() -> list[str]:
 
 
 def read_about(path: Path, max_pixels: float) -> About:
-    """What a file says about itself, from its header.
+    """The metadata of a file, from its header.
 
     Raises:
         DataError: The file is missing or broken, has more pixels than allowed or values of unknown range, or
@@ -138,7 +138,7 @@ def read_frames(path: Path, max_pixels: float, note: Note) -> Iterator[Frame]:
         note: Called with a sentence if bits or the colour profile are lost.
 
     Raises:
-        DataError: As `read_about`; or the pixels cannot be read, or an animation has too many.
+        DataError: As `read_about`; or the pixels cannot be read, or an animation has too many pixels.
     """
     with open_image(path, max_pixels=max_pixels, formats=_formats(), may_move=True) as image:
         about = _about(path, image)
@@ -166,9 +166,9 @@ def _picture(path: Path, image: Image.Image, max_pixels: float, note: Note) -> P
     picture = _deep(path, image, max_pixels) if loses_depth(image) else None
     if picture is None:
         if loses_depth(image):
-            note("16 bits become 8: such files are read with 8")
+            note("16 bits become 8: files of this kind are read with 8 bits")
         elif image.mode.startswith("I;16") and image.has_transparency_data:
-            note("16 bits become 8: a transparent value of grey has only 8")
+            note("16 bits become 8: 16-bit grey with a transparent value is read with 8 bits")
         image.load()
         picture = of_pillow(image)
     return picture.turned(image.getexif().get(ExifTags.Base.Orientation, 1) if image.format != "TIFF" else 1)
@@ -207,7 +207,7 @@ def _layout(arguments: object) -> str:
 
 
 def _bytes(path: Path, max_pixels: float, *, swap: bool) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """The high bytes of the values, or the low ones."""
+    """The high bytes of the values; with ``swap``, the low bytes."""
     with open_image(path, max_pixels=max_pixels) as image:
         if swap:
             image.tile = [  # type: ignore[attr-defined]  # of an ImageFile

@@ -26,7 +26,7 @@ class SideBySide:
         bicubic: The bicubic result.
         lr_size: Height and width of the image.
         seconds: Time of the network, including the time to read the image.
-        notes: What the results lack, sentence by sentence; how the image was tiled.
+        notes: Sentences about what the results lack, and how the image was tiled.
     """
 
     sr: Path
@@ -81,7 +81,7 @@ def side_by_side(
 
 
 def measured(made: SideBySide, truth: Path, scale: int) -> Measured:
-    """Figures of both results, as ``task=measure`` computes them.
+    """PSNR and SSIM of both results, computed as in ``task=measure``.
 
     Args:
         made: The results.
@@ -97,4 +97,4 @@ def measured(made: SideBySide, truth: Path, scale: int) -> Measured:
 
 
 def _ignore(_: object) -> None:
-    """Ignore notes and progress, which the network's result has already given."""
+    """Ignore notes and progress, which were already reported for the network's result."""

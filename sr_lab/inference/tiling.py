@@ -16,14 +16,14 @@ Tile: TypeAlias = int | Literal["auto", "none"]
 # Bytes of live tensors that a tile may take on a CPU; the process takes up to 1.6 times as much.
 MEMORY = 2 * 2**30
 # glibc keeps freed memory for reuse up to 32 MiB a piece, and the system clears new memory for anything
-# larger. So where a CPU has to divide an image, tiles with smaller results are faster, as long as their
-# overlap adds at most a quarter: a photo of 5 megapixels takes 21 s and 1.1 GB with the network of x2 in the
-# package, and in tiles of 904x864 34 s and 2.5 GB (two cores).
+# larger. So if an image has to be divided on a CPU, tiles with smaller results are faster, as long as their
+# overlap adds at most a quarter: the x2 network in the package upscales a photo of 5 megapixels in 21 s with
+# 1.1 GB in such tiles, but in 34 s with 2.5 GB in tiles of 904x864 (two cores).
 _REUSED = 31 * 2**20
 _OVERLAPS = 19  # (19 / (19 - 2))**2 = 1.25
 ALWAYS_WHOLE = 96 * 96  # LR pixels that fit into memory with any network
 
-# For networks that see the whole image: no overlap makes their tiles exact. With tiles of 96 and
+# For networks whose outputs depend on the whole image: no overlap makes tiles exact. With tiles of 96 and
 # official weights, the PSNR on Set14 x4 changes by -0.009 (IMDN) and -0.006 dB (A2F-SD) without overlap, and
 # by +0.012 and +0.017 dB with an overlap of 12 or more.
 _FAR_OVERLAP = 24

@@ -47,7 +47,7 @@ def refuse_unwritable(about: About, scale: int, form: Format) -> None:
     """Refuse a result that its format cannot hold, before it is computed.
 
     Raises:
-        DataError: It is too large for the format, or an animation in a format that has none.
+        DataError: It is too large for the format, or is an animation and the format holds only still images.
     """
     height, width = (scale * side for side in about.size)
     if max(height, width) > _SIDES.get(form, 2**31 - 1) or (
@@ -75,7 +75,7 @@ def write(
 
     Args:
         frames: The upscaled images; one, unless it is an animation.
-        about: What the input says about itself, which is kept as far as the format allows.
+        about: The metadata of the input, which is kept as far as the format allows.
         output: The file, or an open one.
         form: The format.
         quality: Of JPEG and WebP, 1 to 100; 100 is lossless for WebP.
@@ -185,9 +185,7 @@ def _animation(
         "duration": [min(max(0, round(frame.duration)), _LONGEST[form]) for frame in frames],
     }
     if (longest := max(frame.duration for frame in frames)) > _LONGEST[form]:
-        note(
-            f"{longest / 1e3:g} s for a frame become {_LONGEST[form] / 1e3:g}, the most that {form} can hold"
-        )
+        note(f"a frame of {longest / 1e3:g} s is shown for {_LONGEST[form] / 1e3:g} s, the longest in {form}")
     if about.loop is not None and (form != "gif" or about.loop != 1):
         more["loop"] = about.loop
     if form == "gif":

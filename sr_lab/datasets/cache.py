@@ -180,7 +180,7 @@ def _cache_name(file: Path) -> str:
     try:
         status = file.stat()
     except OSError as error:
-        raise DataError(f"cache: cannot read {file}: {error.strerror}; put it back") from error
+        raise DataError(f"cache: cannot read {file}: {error.strerror}; put the file back") from error
     key = json.dumps([_FORMAT, str(file.resolve()), status.st_size, status.st_mtime_ns])
     return f"{file.stem[:40]}-{_sha256(key.encode())[:16]}.npy"
 

@@ -96,7 +96,7 @@ def benchmark_set(place: Place) -> Iterator[Finding]:
 
 
 def _images(place: Place) -> Iterator[Finding]:
-    """Check a training set, pieces of a training set, or photos: no image may be missing or broken."""
+    """Check a training set, pieces of a training set, or photos for missing and broken images."""
     sizes, broken = _decoded(place.files)
     known = place.training
     says = "photos" if known is None else f"{known.name} in {place.layout}"
@@ -166,7 +166,7 @@ def _lr(place: Place) -> Iterator[Finding]:
 
 
 def _ratio(sizes: Sequence[tuple[tuple[int, int], tuple[int, int]]]) -> int:
-    """The most frequent whole ratio of HR and LR heights; 1 if nothing is paired."""
+    """The most frequent ratio of HR and LR heights, rounded to an integer; 1 if nothing is paired."""
     ratios = Counter(max(1, round(hr[0] / lr[0])) for hr, lr in sizes)
     return ratios.most_common(1)[0][0] if ratios else 1
 

@@ -1,4 +1,4 @@
-"""Download one file from one address, resuming after lost connections and trusting nothing a server says."""
+"""Download one file from one address; resume after lost connections, and do not trust the server."""
 
 import hashlib
 import re
@@ -192,8 +192,8 @@ class _Transfer:
         free, need = shutil.disk_usage(self.part.parent).free, 2 * total - have
         if need > free:
             raise DataError(
-                f"download: {_shown(self.url)} and its images need {need:,} bytes, but {free:,} are free in "
-                f"{self.part.parent}; free space there or set paths.data_dir"
+                f"download: {_shown(self.url)} and its images need {need:,} bytes, but only {free:,} are "
+                f"free in {self.part.parent}; free space there or set paths.data_dir"
             )
 
     def _refuse(self, why: str) -> NoReturn:

@@ -206,7 +206,7 @@ def compare(
 
 
 def as_published(set_name: str, files: Sequence[Path]) -> str:
-    """What the head of a table says about the images of a test set.
+    """Describe the images of a test set for the head of a table.
 
     Returns:
         ``B100, 100 of 100 as published``, ``not the published B100: 100 images of another size``, or, where

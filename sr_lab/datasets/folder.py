@@ -29,8 +29,8 @@ class FolderDataset(PatchDataset):
     Raises:
         ConfigError: ``val_count`` is below 1, the numbers of HR and LR folders differ, or ``val_lr_dir`` or
             ``lr_dir`` is missing.
-        DataError: A folder is missing or empty, an image has no LR image or more than one, or no training
-            image is left.
+        DataError: A folder is missing or empty, an image has no LR image or more than one, or there are
+            too few images for training.
     """
 
     def __init__(
@@ -115,7 +115,8 @@ def _partners(
     hr_dirs, lr_dirs = _folders(hr_dir), _folders(lr_dir)
     if len(lr_dirs) != len(hr_dirs):
         raise ConfigError(
-            f"dataset: {len(hr_dirs)} folder(s) in {hr_key}, {len(lr_dirs)} in {lr_key}; give as many of both"
+            f"dataset: {len(hr_dirs)} folder(s) in {hr_key} and {len(lr_dirs)} in {lr_key}; give one LR "
+            "folder for each HR folder"
         )
     found: dict[Path, Path] = {}
     for hr_folder, lr_folder in zip(hr_dirs, lr_dirs, strict=True):

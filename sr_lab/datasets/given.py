@@ -30,8 +30,8 @@ def lr_partners(hr_files: Sequence[Path], lr_dir: Path, scale: int, *, where: st
         bare = forms(first.stem, scale)[-1]
         others = f" ({len(rest)} more have none: {_names(rest)})" if rest else ""
         raise DataError(
-            f"{where}: {first} has no LR image in {lr_dir}{others}; name it {bare}, {bare}x{scale}, "
-            f"{bare}_x{scale}, {bare}_LR or {bare}_LR{scale}"
+            f"{where}: {first} has no LR image in {lr_dir}{others}; name its LR image {bare}, "
+            f"{bare}x{scale}, {bare}_x{scale}, {bare}_LR or {bare}_LR{scale}"
         )
     return [found.found[file] for file in hr_files]
 

@@ -49,7 +49,7 @@ class Place:
     Args:
         folder: The folder.
         files: Its images, sorted by name.
-        tree: Name of the layout; ``other`` if only the set is known, ``photos`` if nothing is.
+        tree: Name of the layout; ``other`` if only the set is known, ``photos`` if nothing is known.
         role: Whether the images are HR, LR, pieces of HR images or unrelated photos.
         set_name: The test set that the folder is named after.
         training: The training set that the folder is named after.
@@ -178,7 +178,7 @@ def _mixed(folder: Path, images: tuple[Path, ...]) -> Iterator[Place]:
 
 
 def _hr_folder(tree: str, base: str, *, pieces: bool) -> Path:
-    """The HR folder for an LR folder: next to it, or with the same name except for HR in place of LR."""
+    """The HR folder for an LR folder whose path begins with ``base``: ``<base>_HR``, ``<base>/HR``, ..."""
     if tree == "KAIR":
         return Path(f"{base}H")
     names = ("HR", "hr", "GT", "gt", "HQ")

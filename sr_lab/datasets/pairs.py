@@ -28,14 +28,14 @@ class PairDataset(Dataset[PatchBatch]):
     Args:
         dataset: ``dataset[index]`` is a dictionary ``{"lr": ..., "hr": ...}`` of tensors ``(3, h, w)`` and
             ``(3, rh, rw)``, floats in [0, 1] or uint8; all pairs have the same size. ``len(dataset)`` is
-            their number. A method ``manifest() -> str`` may identify the images that they come from.
+            their number. An optional method ``manifest() -> str`` identifies their images.
         scale: Size of an HR image divided by the size of its LR image. ``None``: any.
         seed: Seed of the stream.
         held_out: Number of pairs at the end that are not part of the stream. ``None``: 5 %, at least one.
 
     Raises:
         ConfigError: ``dataset`` is not map-style, or a pair is not as described above.
-        DataError: No pair is left for training.
+        DataError: There are too few pairs for training and validation.
     """
 
     # Its pairs are not files.
@@ -83,7 +83,7 @@ class PairDataset(Dataset[PatchBatch]):
         return len(self.dataset) - self.held_out
 
     def __getitems__(self, samples: Sequence[int]) -> PatchBatch:
-        """A batch of pairs; flips are left to the dataset."""
+        """A batch of pairs, which are not flipped here."""
         indices = [int(permutation(self.seed, n // len(self), len(self))[n % len(self)]) for n in samples]
         seeds = keys(samples, seed=self.seed)
         pairs = [self._pair(index, own) for index, own in zip(indices, seeds, strict=True)]

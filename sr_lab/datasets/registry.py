@@ -170,7 +170,7 @@ def benchmark_dirs(data_dir: Path, name: str) -> list[Path]:
 
     That is ``<data_dir>/benchmarks/<name>/HR`` or, if that is missing, the same folder with another spelling
     of the name: ``BSD100`` for ``B100``, ``set5`` for ``Set5``. ``DIV2K`` means its 100 validation images;
-    if it has no such folder, the folder of ``dataset=div2k`` is used.
+    if there is no such folder, the folder of ``dataset=div2k`` is used.
     """
     folder = data_dir / "benchmarks" / name / "HR"
     if folder.is_dir():

@@ -49,7 +49,7 @@ def write_shards(
     console = Console(stderr=True)
     try:
         with alone(folder, console):
-            for leftover in folder.glob(".*.tmp"):  # left by a killed process
+            for leftover in folder.glob(".*.tmp"):  # of a killed process
                 leftover.unlink()
             shards = [
                 _write_shard(part, folder / f"{number:06d}.safetensors", lr_scales)
@@ -63,7 +63,7 @@ def write_shards(
     except OSError as error:
         raise DataError(
             f"shards: cannot write {folder}: {error.strerror or error}; "
-            "free space there or name another folder"
+            "free space there or choose another folder"
         ) from error
     return index
 

@@ -215,7 +215,7 @@ class Shards:
             except FileNotFoundError:  # another process has removed it in the meantime
                 self._open[number] = safe_open(self._fetch(number), framework="numpy")
             except SafetensorError as error:
-                raise DataError(f"shards: {path} is broken: {error}; remove it") from error
+                raise DataError(f"shards: {path} is broken: {error}; remove the file") from error
             while len(self._open) > self.keep_open:
                 self._open.popitem(last=False)  # a deleted file takes up space while it is mapped
         self._open.move_to_end(number)
@@ -241,7 +241,9 @@ class Shards:
         if self.local:
             path = Path(fsspec.core.strip_protocol(self.url)) / shard.name
             if not path.is_file() or path.stat().st_size != shard.size:
-                raise DataError(f"shards: {path} is missing or incomplete; write it again with task=shard")
+                raise DataError(
+                    f"shards: {path} is missing or incomplete; write the shards again with task=shard"
+                )
             return path
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{shard.sha256[:16]}-{shard.name}"
@@ -256,7 +258,7 @@ class Shards:
                 if digest_of(temporary) != shard.sha256:
                     temporary.unlink()
                     raise DataError(
-                        f"shards: {self.url}/{shard.name} does not match its SHA-256; write it again"
+                        f"shards: {self.url}/{shard.name} does not match its SHA-256; write the shards again"
                     )
                 temporary.replace(path)
         with suppress(FileNotFoundError):

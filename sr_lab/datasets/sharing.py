@@ -34,7 +34,7 @@ _mapped: dict[tuple[int, int], Memory] = {}
 
 
 def empty(size: int) -> Tensor:
-    """An uninitialised uint8 tensor ``(size,)``; in a worker, in shared memory that `send` does not copy."""
+    """An uninitialised uint8 tensor ``(size,)``; in a worker it is shared, and `send` does not copy it."""
     if get_worker_info() is None:
         return torch.empty(size, dtype=torch.uint8)
     for slot in _slots.values():

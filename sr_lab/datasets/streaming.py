@@ -88,7 +88,7 @@ class StreamingDataset(PatchDataset):
                 raise DataError(
                     f"dataset.shards_dir: {shards_dir} has no LR images {kind}, only "
                     f"{', '.join(self.index.lr) or 'HR'}; "
-                    f"write them again with task=shard lr_scales=[{scale}]"
+                    f"write the shards again with task=shard lr_scales=[{scale}]"
                 )
             self._lr = ShardedImages(self.shards, kind, scale=scale)
         self._sizes = tuple(len(shard.images) for shard in self.index.shards)

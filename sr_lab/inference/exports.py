@@ -86,7 +86,7 @@ class Exported:
 
     Args:
         content: The bytes to write.
-        facts: What the card says about it, line by line.
+        facts: Lines about the file for the model card.
     """
 
     content: bytes

@@ -24,7 +24,7 @@ class Found:
 
 
 def result_names(images: Sequence[tuple[Path, Format]], scale: int) -> list[tuple[Path, bool]]:
-    """Distinct names of results: ``photo_x4.png``, or ``photo_jpg_x4.png`` if several have that name.
+    """Distinct names of results: ``photo_x4.png``, or ``photo_jpg_x4.png`` if several would have that name.
 
     Returns:
         Each name, and whether it had to differ from the usual one.

@@ -73,7 +73,7 @@ def model_card(
         network: The network.
         scale: Upscaling factor.
         exported: The files.
-        sections: Further sections, each with its lines of Markdown: origin, training, figures.
+        sections: Further sections, each with its lines of Markdown: origin, training, measured values.
         size: Height and width of the LR image, if the graphs have fixed sizes.
         dtype: Type of the ONNX graph.
     """

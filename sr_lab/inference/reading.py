@@ -155,7 +155,8 @@ def read_frames(path: Path, max_pixels: float, note: Note) -> Iterator[Frame]:
                 return
             if (number + 1 - first) * math.prod(image.size) > max_pixels:
                 raise DataError(
-                    f"images: {path} has more than {max_pixels:.0f} pixels in all frames; raise max_pixels"
+                    f"images: {path} has more than {max_pixels:.0f} pixels in all frames together; "
+                    "raise max_pixels"
                 )
             image.load()
             duration = image.info.get("duration", 0)

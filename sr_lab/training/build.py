@@ -88,7 +88,7 @@ def module(
 
 
 def started_from(config: TrainConfig) -> dict[str, object]:
-    """For the record: the network of ``init_ckpt`` and its scale; ``None`` where they are not known.
+    """For the record: the network of ``init_ckpt`` and its scale; ``None`` if unknown.
 
     A file that does not describe its network is compared only with the network that is trained, since
     comparing it with all others takes several seconds.

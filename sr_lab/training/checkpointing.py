@@ -82,8 +82,8 @@ def newest(folder: Path, say: Callable[[str], None]) -> Path | None:
         ``None`` if the run has not saved yet.
 
     Raises:
-        CheckpointError: All checkpoints are damaged, and are left as they are; or a folder has a checkpoint's
-            name.
+        CheckpointError: All checkpoints are damaged (they are not changed), or a folder has the name of a
+            checkpoint.
     """
     for path in (folder / LAST, folder / PREVIOUS, folder / BEST):
         if path.is_dir():

@@ -1,4 +1,4 @@
-"""What a training step costs here, measured in a few steps on random patches; nothing is kept."""
+"""What a training step costs on this machine, measured in a few steps on random patches."""
 
 import gc
 import json

@@ -98,7 +98,7 @@ class SaveLast(Checkpoint):
             raise Ended(self._ends)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Share a signal that arrived after the last exchange; nothing is left to save."""
+        """Share a signal that arrived after the last exchange; the last checkpoint is already saved."""
         if self._group is not None:
             asked = torch.tensor(self.signals.asked or 0)
             distributed.all_reduce(asked, distributed.ReduceOp.MAX, group=self._group)

@@ -25,7 +25,7 @@ _INTERVAL = 0.5  # seconds between two writes; fetching figures from a GPU waits
 
 
 class Row(BaseModel):
-    """The figures of one image."""
+    """The figures of one image: PSNR, SSIM and perceptual distances."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 

@@ -187,7 +187,7 @@ def test_missing_given_lr_images_are_named_before_any_image_is_read(folder, tmp_
     lr_dir = tmp_path / "lr"
     lr_dir.mkdir()
     Image.new("RGB", (11, 10)).save(lr_dir / "colour.png")
-    with pytest.raises(DataError, match=r"benchmark Two: .*HR/grey.png has no LR image in .*lr; its name"):
+    with pytest.raises(DataError, match=r"benchmark Two: .*HR/grey.png has no LR image in .*lr; name it"):
         read(lr_dir=lr_dir)
     Image.new("RGB", (12, 10)).save(lr_dir / "grey.png")
     with pytest.raises(DataError, match=r"lr/grey.png is 12x10, but .*HR/grey.png is 46x41; .* be 11x10"):

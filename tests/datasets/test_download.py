@@ -164,7 +164,7 @@ def test_a_length_beyond_the_free_space_is_reported(server, tmp_path):
     archive = archive_at(server, size=4 * free)
     server.announced["/a.zip"] = 4 * free
     said = failure(archive, tmp_path)
-    assert f"and its images need {8 * free:,} bytes, but " in said
+    assert f"and its images need {8 * free:,} bytes, but only " in said
     assert f" are free in {tmp_path}; free space there" in said
 
 

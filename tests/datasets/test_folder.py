@@ -243,7 +243,9 @@ def test_held_out_images_keep_their_given_lr_images(make, tmp_path):
     ):
         apart.prepare()
     (val_lr_dir / "0008_LR.png").unlink()
-    with pytest.raises(DataError, match=r"val/0008.png has no LR image in .*val_lr; name it 0008, "):
+    with pytest.raises(
+        DataError, match=r"val/0008.png has no LR image in .*val_lr; name its LR image 0008, "
+    ):
         make(lr_dir=str(lr_dir), val_dir=str(val_dir), val_lr_dir=str(val_lr_dir))
     with pytest.raises(ConfigError, match=r"dataset.val_lr_dir: .* got only lr_dir; set dataset.val_lr_dir"):
         make(lr_dir=str(lr_dir), val_dir=str(val_dir))
@@ -267,7 +269,9 @@ def test_the_error_for_a_folder_without_images_names_its_sub_folders_that_have_s
 
 def test_the_error_for_a_missing_lr_image_names_it(make, tmp_path):
     lr_dir = photographs(tmp_path / "lr", count=2)
-    message = r"hr/0002.png has no LR image in .*lr \(1 more have none: 0003.png\); name it 0002, 0002x2,"
+    message = (
+        r"hr/0002.png has no LR image in .*lr \(1 more have none: 0003.png\); name its LR image 0002, 0002x2,"
+    )
     with pytest.raises(DataError, match=message):
         make(lr_dir=str(lr_dir))
 

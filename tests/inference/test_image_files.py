@@ -225,7 +225,7 @@ def test_frames_count_together_against_the_limit(tmp_path):
     frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "blue", "green")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert len(list(read_frames(tmp_path / "a.gif", 3 * 48, print))) == 3
-    with pytest.raises(DataError, match="more than 143 pixels in all frames; raise max_pixels"):
+    with pytest.raises(DataError, match="more than 143 pixels in all frames together; raise max_pixels"):
         list(read_frames(tmp_path / "a.gif", 3 * 48 - 1, print))
 
 

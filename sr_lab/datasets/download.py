@@ -137,7 +137,7 @@ class _Transfer:
         return self.part.stat().st_size if self.part.exists() else 0
 
     def _attempt(self, session: requests.Session) -> None:
-        """Fetch the rest of the file over one connection, or all of it if the server cannot resume."""
+        """Fetch the rest of the file over one connection, or the whole file if the server cannot resume."""
         if self.archive.digest is None and not self._etag.exists():
             self.part.unlink(missing_ok=True)  # otherwise, a newer version of the file would go unnoticed
         have = self._length()

@@ -1,4 +1,4 @@
-"""Find image folders and read the set, HR or LR, the scale and the layout from their paths.
+"""Find image folders, and infer the set, the role (HR or LR), the scale and the layout from their paths.
 
 Layouts differ only in names: EDSR's (``benchmark/Set5/LR_bicubic/X4/babyx4.png``), BasicSR's
 (``Set5/GTmod12``, ``Set5/LRbicx4``, ``DIV2K_train_HR_sub``), SelfExSR's

@@ -94,10 +94,10 @@ class PairDataset(Dataset[PatchBatch]):
         }
 
     def prepare(self) -> None:
-        """Nothing is decoded in advance."""
+        """Do nothing: no image is decoded in advance."""
 
     def fingerprints(self) -> list[str]:
-        """Nothing is known about the pixels."""
+        """Empty, since nothing is known about the pixels."""
         return []
 
     def note(self) -> str:

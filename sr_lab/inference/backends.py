@@ -276,7 +276,7 @@ class _OpenVINO:
     def __init__(self, graph: Path | bytes, threads: int) -> None:
         self._core = _openvino_core()
         self._model = self._core.read_model(graph)
-        # Processors that support bfloat16 would use it by default.
+        # By default, OpenVINO would use bfloat16 on processors that support it.
         self._settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
         self._any_size = self._core.compile_model(self._model, "CPU", self._settings)
         self._fixed, self._fixed_size, self._last_size = self._any_size, torch.Size(), torch.Size()
@@ -295,7 +295,7 @@ class _OpenVINO:
         try:
             model.reshape(list(size))
             return self._core.compile_model(model, "CPU", self._settings)
-        except RuntimeError:  # 2026.4: where the last part of a split is empty at this size (ESRT, EFRDN)
+        except RuntimeError:  # OpenVINO 2026.4, if the last part of a split is empty (ESRT, EFRDN)
             return self._any_size
 
 

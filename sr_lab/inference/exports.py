@@ -170,12 +170,12 @@ def _in_openvino(
     try:
         runs = backends.start("openvino", content, torch.get_num_threads())
         return [f"OpenVINO: {_check(network, merged, _in(runs, dtype), images, size=size)}"]
-    except Exception as error:  # the types vary; the file is good for other runtimes
+    except Exception as error:  # the types vary; other runtimes may run the file
         return [f"OpenVINO does not run it: {graph.why(error)}"]
 
 
 def _in(runs: Runs, dtype: str) -> Runs:
-    """A graph that takes and gives float32, whatever it computes in."""
+    """A graph that takes and returns float32, whatever type it computes in."""
     return (lambda lr: runs(lr.half()).float()) if dtype == "float16" else runs
 
 

@@ -49,7 +49,7 @@ def measured_scale(network: nn.Module) -> int:
 
 @_once_per_network
 def bytes_per_pixel(network: nn.Module) -> float:
-    """Peak memory in bytes for each LR pixel of a colour image, including the conversion of colours."""
+    """Peak memory of a colour image in bytes per LR pixel, including the conversion of colours."""
     whole, scale = _ColourToDouble(network), measured_scale(network)
     weights = sum(value.nbytes for value in [*whole.parameters(), *whole.buffers()])
     memory = peak_memory(whole, scale=scale, hr_size=(scale * _SIDES[1],) * 2)
@@ -58,7 +58,7 @@ def bytes_per_pixel(network: nn.Module) -> float:
 
 @_once_per_network
 def bytes_of_a_result(network: nn.Module) -> float:
-    """Bytes of the largest intermediate result or, if that is larger, the output, for each LR pixel."""
+    """Bytes per LR pixel of the largest intermediate result or output."""
     scale = measured_scale(network)
     size = (scale * _SIDES[1],) * 2
     return largest_result(copy.deepcopy(network).float(), scale=scale, hr_size=size) / _SIDES[1] ** 2

@@ -98,7 +98,7 @@ def onnx_model(
 ) -> "onnx.ModelProto":
     """The network as an ONNX model with the input ``lr`` and the output ``sr``; see `exported_program`."""
     program = exported_program(network, size=size, open_batch=open_batch)
-    # From opset 19 on onnxruntime pools slowly (IMFM takes three times as long); GELU, which OSFFNet
+    # From opset 19 on, onnxruntime pools slowly (IMFM takes three times as long); GELU, which OSFFNet
     # contains, needs opset 20.
     operations = {node.target for node in program.graph.nodes}
     opset = 18 if torch.ops.aten.avg_pool2d.default in operations else None
@@ -141,7 +141,7 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     def upsample_bicubic2d_aa(
         self: Any, output_size: Any, align_corners: bool, scales_h: Any = None, scales_w: Any = None
     ) -> Any:
-        """In float32, since no runtime has a cubic kernel in float64."""
+        """Bicubic resizing in float32, since no runtime has a cubic kernel in float64."""
         size = op.Concat(op.Shape(self, start=0, end=2), op.Cast(output_size, to=TensorProto.INT64), axis=0)
         larger = op.Resize(
             op.Cast(self, to=TensorProto.FLOAT),

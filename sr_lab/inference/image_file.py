@@ -36,7 +36,7 @@ def upscaled_file(
         on_gpu: Whether the network is on a GPU; on a CPU, image, result and tiles share one memory.
 
     Returns:
-        Its frames, one unless it is an animation; and the network with the tiles that were used.
+        The frames of the result (one unless it is an animation), and the network with the tiles used.
 
     Raises:
         DataError: The image cannot be read, or does not fit into memory with the smallest or given tile.

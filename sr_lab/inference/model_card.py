@@ -51,7 +51,7 @@ def image_facts(network: nn.Module, size: tuple[int, int] | None) -> dict[str, s
 
 
 def _parameters(network: nn.Module) -> str:
-    """The count of the folded network, as in tables, and of the form that is trained if it has more."""
+    """Parameters of the folded network, as in tables, and of the trained form if it has more."""
     folded, trained = (num_params(form) for form in (for_inference(network), network))
     return f"{folded}" if folded == trained else f"{folded}, and {trained} in training"
 

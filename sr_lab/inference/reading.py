@@ -43,7 +43,7 @@ class About:
         icc: Colour profile.
         dpi: Horizontal and vertical pixels per inch.
         exif: The camera's record, with the orientation reset.
-        loop: How often an animation is shown, 0 for ever; ``None`` if the file does not say.
+        loop: How often an animation is shown, 0 for ever; ``None`` if not stated in the file.
     """
 
     size: tuple[int, int]

@@ -15,8 +15,8 @@ Tile: TypeAlias = int | Literal["auto", "none"]
 
 # Bytes of live tensors that a tile may take on a CPU; the process takes up to 1.6 times as much.
 MEMORY = 2 * 2**30
-# glibc keeps freed memory for reuse up to 32 MiB a piece, and the system clears new memory for anything
-# larger. So if an image has to be divided on a CPU, tiles with smaller results are faster, as long as their
+# glibc keeps freed blocks of up to 32 MiB for reuse; for a larger block, the system has to clear new
+# memory. So if an image has to be divided on a CPU, tiles with smaller results are faster, as long as their
 # overlap adds at most a quarter: the x2 network in the package upscales a photo of 5 megapixels in 21 s with
 # 1.1 GB in such tiles, but in 34 s with 2.5 GB in tiles of 904x864 (two cores).
 _REUSED = 31 * 2**20

@@ -38,7 +38,7 @@ _ROWS = 64  # rows of a PNG that are filtered together
 
 
 def moving_format(about: About) -> Format:
-    """The format that keeps an animation an animation."""
+    """The format in which an animation stays an animation."""
     formats: dict[str | None, Format] = {"GIF": "gif", "PNG": "png"}
     return formats.get(about.format, "webp")
 
@@ -225,7 +225,7 @@ def _deep_tiff(
     )
 
 
-# PNG: Pillow writes only 8 bits, and from a copy of the image with four bytes for each pixel.
+# Pillow writes a PNG with only 8 bits, from a copy of the image that has four bytes for each pixel.
 
 
 def _png(

@@ -100,7 +100,7 @@ def count(config: TrainConfig) -> int:
 def measure(config: TrainConfig) -> Cost:
     """Time some steps, each as in training: the batch on the device, both passes, the optimizer.
 
-    If steps are slow on a CPU, only part of the batch is measured, since time grows with the samples there.
+    On a CPU with slow steps, only part of the batch is measured, since the time grows with its size.
     Not included: loading, which worker processes do at the same time, and the exchange between devices.
     """
     device = build.device(config)
@@ -173,7 +173,7 @@ def _affordable(seconds: float, batch: int) -> tuple[int, int]:
 def _step(
     config: TrainConfig, network: nn.Module, device: torch.device
 ) -> tuple[Callable[[int], None], torch.optim.Optimizer]:
-    """A function that trains on as many random samples as it is given, and its optimizer."""
+    """A function that trains on a given number of random samples, and its optimizer."""
     recipe.freeze(network, config.freeze)
     optimizer = build.optimizer(config)([weight for weight in network.parameters() if weight.requires_grad])
     loss = targets.build("loss", config.loss, config.allow)

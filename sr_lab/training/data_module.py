@@ -200,7 +200,7 @@ class SRDataModule(lightning.LightningDataModule):
         batch_size: Samples per step, over all processes and accumulated batches.
         accumulate: Batches accumulated for one optimizer step.
         num_workers: Processes that read patches.
-        timeout: Seconds after which a worker that does not respond is an error.
+        timeout: Seconds after which a worker that does not respond causes an error.
         overfit_batches: Batches to train on again and again; ``None`` for an endless stream.
     """
 
@@ -267,7 +267,7 @@ class SRDataModule(lightning.LightningDataModule):
         return ImageLoader(share, keep=keep, pin=self._pins())
 
     def _pins(self) -> bool:
-        """Whether the Trainer uses a GPU; pinning memory would initialise a GPU that it does not use."""
+        """Whether the Trainer uses a GPU; pinning memory would initialise an unused GPU."""
         assert self.trainer is not None
         return self.trainer.strategy.root_device.type == "cuda"
 
@@ -280,7 +280,7 @@ def patch_loader(
     timeout: float = 0.0,
     pin: bool = False,
 ) -> DataLoader[PatchBatch]:
-    """A loader of the batches that ``__getitems__`` returns; ``pin`` is for a GPU."""
+    """A loader of the batches that ``__getitems__`` returns; ``pin`` pins their memory, for a GPU."""
     return DataLoader(
         dataset,
         batch_sampler=sampler,

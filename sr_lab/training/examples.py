@@ -136,7 +136,7 @@ def check_names(examples: int | Sequence[str], sets: Sequence[BenchmarkSet]) -> 
     """Refuse the name of an example image that no test set has.
 
     Raises:
-        ConfigError: The message names the sets and the nearest image.
+        ConfigError: There is no such image; the message names the sets and the most similar name.
     """
     stems = [file.stem for images in sets for file in images.files]
     for name in () if isinstance(examples, int) else examples:

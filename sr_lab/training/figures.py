@@ -51,7 +51,7 @@ class _Content(BaseModel):
 
 
 def plain(by: Mapping[str, object]) -> dict[str, object]:
-    """The values as they are read back from a file."""
+    """The values as they would be read back from a JSON file."""
     return cast("dict[str, object]", files.plain(json.loads(json.dumps(by))))
 
 

@@ -246,7 +246,7 @@ class SRModule(lightning.LightningModule):
         psnr, ssim = self.protocol.measure(sr, batch["hr"], self.scale, grey=batch["grey"])
         base_psnr, base_ssim = self.protocol.measure(bicubic, batch["hr"], self.scale, grey=batch["grey"])
         set_name, image = self.test_sets[dataloader_idx], batch["name"]
-        # The figures stay on the device: fetching them would wait for the device at every image.
+        # PSNR and SSIM stay on the device: fetching them for every image would wait for the device.
         figures = torch.cat((psnr, ssim, base_psnr, base_ssim))
         self._measured.append((set_name, image, figures))
         return {
@@ -259,7 +259,7 @@ class SRModule(lightning.LightningModule):
         }
 
     def on_test_epoch_end(self) -> None:
-        """Fetch the figures."""
+        """Fetch PSNR and SSIM from the device."""
         if self._measured:  # a process may have had no image
             figures = torch.stack([figures for *_, figures in self._measured]).tolist()
             self.results = [
@@ -321,7 +321,7 @@ class SRModule(lightning.LightningModule):
         }
 
     def trained(self) -> list[tuple[str, nn.Parameter]]:
-        """Name and weight of what the optimizer gets: everything that is not frozen."""
+        """Names and weights that the optimizer gets: all that are not frozen."""
         return [(name, weight) for name, weight in self.network.named_parameters() if weight.requires_grad]
 
     def lr_scheduler_step(self, scheduler: LRScheduler, metric: object) -> None:

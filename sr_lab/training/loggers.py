@@ -81,7 +81,7 @@ def build_loggers(config: Config, folder: RunFolder) -> list[Logger]:
     return loggers
 
 
-# Variables of W&B whose values a resumed run could not keep.
+# W&B's variables that are ignored, since a resumed run could not keep their values.
 _OURS = {"WANDB_DIR", "WANDB_RUN_ID", "WANDB_RESUME"}
 
 

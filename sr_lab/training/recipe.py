@@ -14,7 +14,7 @@ from sr_lab.training.lit_module import SRModule
 
 
 def freeze(network: nn.Module, patterns: Sequence[str]) -> int:
-    """Exclude from the training the weights that a pattern names.
+    """Exclude the weights that match a pattern from the training.
 
     A pattern is a dotted name or its beginning: ``body`` is everything in the body, ``body.*.conv`` the part
     ``conv`` of each block; ``*``, ``?`` and ``[0-9]`` match as in file names.
@@ -114,7 +114,7 @@ def _explain_refusal(module: SRModule) -> None:
 
 
 def _line(error: BaseException) -> str:
-    """The first line of what the library said."""
+    """The first line of the library's message."""
     cause = error.__cause__ if isinstance(error, ConfigError) and error.__cause__ is not None else error
     return (str(cause).splitlines() or [type(cause).__name__])[0]
 

@@ -80,8 +80,9 @@ def module(
         record=config.model_dump(include={"model", "upsampler", "strategy", "scale"}) | {"version": 1},
     )
     if not made.trained():
-        frozen = "has only frozen weights; leave some of them out of freeze"
-        why = frozen if config.freeze else "has no weights to train; use task=evaluate"
+        why = "has no weights to train; use task=evaluate"
+        if config.freeze:
+            why = "has only frozen weights; leave some of them out of freeze"
         raise ConfigError(f"model: {type(network).__name__} {why}")
     recipe.check(made, steps=config.steps, interval=config.schedule.interval, say=say)
     return made

@@ -1,4 +1,4 @@
-"""Compositions that share what they read, since tests compose thousands of times.
+"""Compose configurations as the command line does; they share what they read, since tests compose thousands.
 
 Hydra reads and merges about 30 files for each composition. Here the files of ``conf`` and of Hydra's own
 package are read once per process, and each combination of them is merged once, from where it first differs
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
 
+import hydra
 import omegaconf.base
 import pytest
 from hydra import version
@@ -29,6 +30,9 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, ListConfig, Node, nodes
 
 from sr_lab.config import hydra_guard
+from sr_lab.config.compose import load
+from sr_lab.config.identity import register_resolvers
+from sr_lab.config.schema import Config
 from sr_lab.files import conf_dir
 
 _TYPED = (nodes.BooleanNode, nodes.EnumNode, nodes.FloatNode, nodes.IntegerNode, nodes.StringNode)
@@ -87,6 +91,14 @@ def _inside(parent: Node, child: Node) -> Node:
 def _equal(one: Sequence[object], other: Sequence[object]) -> int:
     """How many items at the beginning are equal."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def compose(*overrides: str) -> Config:
+    """Compose and validate a configuration as the command line does."""
+    register_resolvers()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        composed = hydra.compose("config", list(overrides), return_hydra_config=True)
+        return load(composed, overrides, composed.hydra.runtime.choices)
 
 
 def share(patch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,7 @@
-"""Reference data that the repository does not contain, and configurations that many tests compose."""
+"""Reference data that the repository does not contain, and what all tests share.
+
+The process that controls the workers of pytest-xdist reads this file first, so it imports nothing heavy.
+"""
 
 import gc
 import os
@@ -6,17 +9,11 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import hydra
 import pytest
-import torch
-from hydra.core.singleton import Singleton
 
-from sr_lab.config.compose import load
-from sr_lab.config.identity import register_resolvers
-from sr_lab.config.schema import Config
 from sr_lab.files import conf_dir
 from sr_lab.reporting.published import experiments_dir
-from tests import chromium, composing
+from tests import chromium, prepared
 
 # In a script's background and under nohup, pytest starts with these signals ignored. The commands that tests
 # start and signal would inherit that, but they do not inherit a handler; the second one does nothing.
@@ -28,6 +25,8 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 
 @pytest.fixture(scope="session", autouse=True)
 def _compositions_share_what_they_read() -> Iterator[None]:
+    from tests import composing
+
     with pytest.MonkeyPatch.context() as patch:
         composing.share(patch)
         yield
@@ -54,6 +53,10 @@ def _contents() -> dict[Path, tuple[int, int]]:
 @pytest.fixture
 def program_in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let a test call the program's ``main``: what it changes outside itself is undone afterwards."""
+    from hydra.core.singleton import Singleton
+
+    from tests import composing
+
     composing.unwrap(monkeypatch)
     environment, hydra_state = dict(os.environ), Singleton.get_state()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -110,6 +113,8 @@ def browser(_chromium: chromium.Chromium) -> chromium.Chromium:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Make random inputs the same in every run, so that a tolerance met once is always met."""
+    import torch
+
     torch.default_generator.manual_seed(0)  # torch.manual_seed also keeps a traceback for each kind of GPU
     torch.backends.cudnn.benchmark = False  # the Trainer of an earlier test may have set it
 
@@ -131,16 +136,14 @@ def weights_dir() -> Path:
     return _reference("SR_LAB_WEIGHTS")
 
 
-def compose(*overrides: str) -> Config:
-    """Compose and validate a configuration as the command line does."""
-    register_resolvers()
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        composed = hydra.compose("config", list(overrides), return_hydra_config=True)
-        return load(composed, overrides, composed.hydra.runtime.choices)
-
-
 # Files of a few tests that take minutes; if they started last, one of two workers would sit idle.
 _LONG = ("test_tables_whole", "test_readme", "test_official", "test_end_to_end", "test_sweep", "test_search")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start, before the workers, the process from which tests fork theirs."""
+    if config.getoption("numprocesses", None):
+        prepared.start()
 
 
 def pytest_collection() -> None:

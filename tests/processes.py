@@ -1,13 +1,11 @@
-"""Train in several processes, forked from a process that has already imported everything.
+"""Train in several processes, connected by gloo.
 
-``python -m tests.processes <folder> exact:1 exact:2 ...`` runs each scenario of this file in that many
-processes, connected by gloo, and writes each result to ``<folder>/<scenario>-<world>-<rank>.pt``.
+Each scenario, such as ``exact:2``, is a function of this file that runs in that many processes.
 """
 
 import gc
 import multiprocessing
 import os
-import subprocess
 import sys
 import time
 import warnings
@@ -27,7 +25,7 @@ from sr_lab.system import distributed
 from sr_lab.tasks import common
 from sr_lab.training.examples import ExampleImages
 from sr_lab.training.lit_module import SRModule
-from tests import tiny
+from tests import prepared, tiny
 
 STEPS = 20
 BATCH = 4
@@ -204,10 +202,14 @@ def alone(folder: Path, world: int) -> dict[str, object]:
 def run(folder: Path, *scenarios: str, timeout: float = 240) -> dict[str, list[dict]]:
     """Run scenarios such as ``exact:2`` in a separate process; return the result of each rank."""
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "tests.processes", str(folder), *scenarios]
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
-    done = subprocess.run(
-        command, env=environment | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=timeout
+    done = prepared.run(
+        "tests.processes:main",
+        str(folder),
+        *scenarios,
+        folder=Path.cwd(),
+        environment=environment | {"OMP_NUM_THREADS": "1"},
+        timeout=timeout,
     )
     assert done.returncode == 0, done.stderr
     return {
@@ -225,14 +227,16 @@ def _rank(folder: Path, name: str, world: int, rank: int, port: int) -> None:
     torch.save(globals()[name](folder, world), folder / f"{name}-{world}-{rank}.pt")
 
 
-if __name__ == "__main__":
+def main(folder: str, *scenarios: str) -> None:
+    """Run scenarios one after the other, each in as many processes as it asks for."""
     warnings.filterwarnings("ignore")
     gc.freeze()  # the processes do not look at, and thereby copy, what they share with this one
-    place, fork = Path(sys.argv[1]), multiprocessing.get_context("fork")
-    for scenario in sys.argv[2:]:
+    fork = multiprocessing.get_context("fork")
+    for scenario in scenarios:
         what, _, world = scenario.partition(":")
         port, count = find_free_network_port(), int(world)
-        group = [fork.Process(target=_rank, args=(place, what, count, rank, port)) for rank in range(count)]
+        ranks = [(Path(folder), what, count, rank, port) for rank in range(count)]
+        group = [fork.Process(target=_rank, args=rank) for rank in ranks]
         for process in group:
             process.start()
         for process in group:

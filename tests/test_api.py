@@ -19,7 +19,7 @@ from sr_lab.ops.colour import rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
 from sr_lab.ops.resize import imresize
 from sr_lab.tasks import export
 from tests.checkpoints.test_checkpoints import ours
-from tests.conftest import compose
+from tests.composing import compose
 from tests.datasets.test_images import save_png16
 from tests.tiny import TinyNet, stored
 

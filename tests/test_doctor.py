@@ -20,7 +20,7 @@ from sr_lab.errors import DataError
 from sr_lab.ops.resize import downscale_uint8, imresize
 from sr_lab.tasks import doctor, prepare
 from tests.command_line import sr_lab
-from tests.conftest import compose
+from tests.composing import compose
 from tests.loopback import serving
 
 

@@ -17,7 +17,7 @@ from sr_lab.models.imdn import IMDN
 from sr_lab.tasks import evaluate
 from tests import tiny
 from tests.command_line import SMOKE, run_folder, sr_lab
-from tests.conftest import compose
+from tests.composing import compose
 
 KILLABLE = (*SMOKE, "+callbacks.kill._target_=kill.AtStepFour", "allow=[kill]")
 QUIET = (*KILLABLE, "logger=none", "num_workers=0")

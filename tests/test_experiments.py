@@ -22,7 +22,7 @@ from sr_lab.layers.folding import fold
 from sr_lab.ops.complexity import num_params
 from sr_lab.reporting import claims, published
 from sr_lab.zoo import published as zoo
-from tests.conftest import compose
+from tests.composing import compose
 from tests.papers.meta import unfilled
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"

@@ -23,7 +23,7 @@ from sr_lab.run_folder import RunFolder, read_index
 from sr_lab.tasks import report
 from sr_lab.training.loggers import build_loggers
 from tests.command_line import sr_lab
-from tests.conftest import compose
+from tests.composing import compose
 from tests.pictures import hr_image
 
 pytestmark = [

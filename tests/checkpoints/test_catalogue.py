@@ -15,7 +15,7 @@ from sr_lab.config.networks import model_node, model_options
 from sr_lab.errors import CheckpointError, ConfigError
 from sr_lab.files import conf_dir
 from sr_lab.ops.renaming import official_state
-from tests.conftest import compose as composed
+from tests.composing import compose as composed
 from tests.papers.meta import unfilled
 
 

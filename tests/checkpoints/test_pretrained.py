@@ -19,7 +19,7 @@ from sr_lab.run_folder import checkpoint_file
 from sr_lab.tasks import upscale
 from sr_lab.training.lit_module import SRModule
 from sr_lab.zoo import shipped
-from tests.conftest import compose
+from tests.composing import compose
 
 FIGURES = list(csv.DictReader((experiments_dir() / "ledger" / "shipped.csv").read_text().splitlines()))
 

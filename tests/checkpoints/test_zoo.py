@@ -18,7 +18,7 @@ from sr_lab.ops.complexity import num_params
 from sr_lab.protocol import PROTOCOLS
 from sr_lab.tasks import zoo
 from sr_lab.zoo.published import Published, named, published
-from tests.conftest import compose
+from tests.composing import compose
 from tests.loopback import serving
 from tests.papers.meta import unfilled
 

@@ -13,7 +13,7 @@ from sr_lab.config.networks import model_node, model_options
 from sr_lab.config.untrusted import stored_network
 from sr_lab.errors import ConfigError
 from sr_lab.files import conf_dir
-from tests.conftest import compose
+from tests.composing import compose
 
 SMOKE = ("trainer=cpu", "budget=smoke")
 

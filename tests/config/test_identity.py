@@ -13,7 +13,7 @@ from sr_lab.errors import SRLabError
 from sr_lab.files import conf_dir
 from sr_lab.run_folder import RunFolder
 from sr_lab.system import devices
-from tests.conftest import compose
+from tests.composing import compose
 
 BASE = ("trainer=cpu", "budget=short", "model=imdn")
 

@@ -12,7 +12,7 @@ from sr_lab.config.schema import Config
 from sr_lab.config.typed import as_typed, for_help, understood
 from sr_lab.errors import ConfigError
 from sr_lab.runs import sweep
-from tests.conftest import compose
+from tests.composing import compose
 
 # What is typed, as in a shell, and the facts that the answer contains.
 MISTAKES = {

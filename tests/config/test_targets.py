@@ -14,7 +14,7 @@ from sr_lab.config import allowed, targets
 from sr_lab.config.allowed import SLOTS
 from sr_lab.config.untrusted import below
 from sr_lab.errors import ConfigError
-from tests.conftest import compose
+from tests.composing import compose
 from tests.security import hostile
 
 # Each of these runs code, opens a pickle, writes a file or opens a connection when it is called or used.

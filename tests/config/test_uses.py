@@ -10,7 +10,7 @@ from sr_lab.config.schema import SCHEMAS, Config, EvaluateConfig
 from sr_lab.config.uses import USED_BY, refuse_unused, unused
 from sr_lab.errors import ConfigError
 from sr_lab.files import conf_dir
-from tests.conftest import compose
+from tests.composing import compose
 
 GROUPS = sorted(path.name for path in conf_dir().iterdir() if path.is_dir() and path.name != "task")
 NETWORK = {"experiment", "model", "upsampler", "strategy", "trainer"}

@@ -25,7 +25,7 @@ from sr_lab.degradations.noise import NoiseDegradation
 from sr_lab.errors import ConfigError, DataError
 from sr_lab.tasks import shard
 from sr_lab.training.data_module import StreamSampler, patch_loader
-from tests.conftest import compose
+from tests.composing import compose
 
 COUNT = 11  # images, three per shard, so that the last shard has two
 

@@ -24,7 +24,7 @@ from sr_lab.errors import ConfigError, DataError
 from sr_lab.files import conf_dir
 from sr_lab.ops.resize import imresize
 from sr_lab.training.data_module import StreamSampler, patch_loader
-from tests.conftest import compose
+from tests.composing import compose
 
 CPU = torch.device("cpu")
 ALL = [BlurBicubicDegradation, NoiseDegradation, JPEGDegradation, RealisticDegradation]

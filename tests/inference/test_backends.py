@@ -23,7 +23,7 @@ from sr_lab.inference.tiling import Tiled
 from sr_lab.layers.network import min_size_of, num_image_ch
 from sr_lab.layers.transformer import EMHA
 from sr_lab.tasks import evaluate, upscale
-from tests.conftest import compose
+from tests.composing import compose
 
 BACKENDS = ("onnxruntime", "openvino")
 SIZES = ((24, 24), (17, 60), (64, 33))

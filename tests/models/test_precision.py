@@ -9,7 +9,7 @@ from sr_lab.config import targets
 from sr_lab.layers.network import num_image_ch
 from sr_lab.models.imdn import IMDN
 from sr_lab.strategies import cwss, ggas, ggas_cwss
-from tests.conftest import compose
+from tests.composing import compose
 from tests.models.test_models import SHALLOW, build, distinct_models, one_of_each_class
 from tests.operators import Operators
 from tests.papers.meta import unfilled

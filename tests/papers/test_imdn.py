@@ -8,7 +8,7 @@ from sr_lab.errors import ConfigError
 from sr_lab.models.imdn import IMDN
 from sr_lab.ops.complexity import multi_adds, num_params
 from sr_lab.ops.resize import imresize
-from tests.conftest import compose
+from tests.composing import compose
 from tests.papers.meta import on_meta
 
 

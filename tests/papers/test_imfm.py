@@ -12,7 +12,7 @@ from sr_lab.ops.complexity import multi_adds, num_params
 from sr_lab.upsamplers.deconv import DeconvUpsampler
 from sr_lab.upsamplers.mwaum import MWAUM
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
-from tests.conftest import compose
+from tests.composing import compose
 from tests.papers.meta import on_meta
 
 SUBPIXEL = partial(SubpixelUpsampler, mid_ch=4)

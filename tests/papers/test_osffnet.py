@@ -9,7 +9,7 @@ from sr_lab.models.imdn import IMDN
 from sr_lab.models.imdn_osff import IMDNWithOSFF
 from sr_lab.models.osffnet import AEFD, OSFFNet
 from sr_lab.ops.complexity import multi_adds, num_params
-from tests.conftest import compose
+from tests.composing import compose
 from tests.papers.meta import on_meta
 
 OFF = {"oisi": False, "sfgc": False, "mfdf": False}

@@ -9,7 +9,7 @@ from sr_lab.layers.folding import fold
 from sr_lab.ops.complexity import multi_adds, num_params
 from sr_lab.strategies import cwss, ggas, ggas_cwss
 from sr_lab.strategies.ggas import GAB
-from tests.conftest import compose
+from tests.composing import compose
 from tests.papers.meta import on_meta
 
 # Option, channels of F_0 and residual units. Each block of OSFFNet has three units; EFRDN runs its two

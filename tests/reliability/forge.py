@@ -8,20 +8,19 @@ import errno
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from sr_lab.system import garbage
+from tests import prepared
 from tests.reliability import plugins
 
 INTERVAL = 5  # steps between two checkpoints
@@ -55,12 +54,12 @@ class Forge:
     """Handle of the process that forks the training runs.
 
     Args:
-        process: The forking process, which reads and writes JSON lines.
+        stream: Connection to the forking process, which reads and writes JSON lines.
         folder: Folder for the image cache and the output of the children.
     """
 
-    def __init__(self, process: "subprocess.Popen[str]", folder: Path) -> None:
-        self.process = process
+    def __init__(self, stream: TextIO, folder: Path) -> None:
+        self.stream = stream
         self.folder = folder
 
     def train(
@@ -119,11 +118,8 @@ class Forge:
             "said": str(self.folder / "said.txt"),
             "environment": environment,
         }
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        codes, seconds = json.loads(self.process.stdout.readline())
+        print(json.dumps(request), file=self.stream, flush=True)
+        codes, seconds = json.loads(self.stream.readline())
         return Outcome(codes[0], seconds, (self.folder / "said.txt").read_text(), tuple(codes))
 
 
@@ -141,39 +137,23 @@ def small_images(folder: Path) -> None:
 def forging(folder: Path) -> Iterator[Forge]:
     """Start the process that forks the training runs."""
     small_images(folder)
-    command = [sys.executable, "-m", "tests.reliability.forge"]
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    ) as process:
-        try:
-            yield Forge(process, folder)
-        finally:
-            process.kill()  # its stdin stays open as long as any process that was forked meanwhile
+    with prepared.connect("tests.reliability.forge:serve") as stream:
+        yield Forge(stream, folder)
 
 
-def _serve() -> None:
-    """Fork a training run for each line of stdin."""
-    garbage.collect_later()
-    import torch
+def serve(stream: TextIO) -> None:
+    """Fork a training run for each line of a stream, and answer with its exit codes and its seconds."""
     from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
     import sr_lab.tasks.train
     from sr_lab.config import identity
     from sr_lab.tasks import common
-    from tests import composing
-    from tests.conftest import compose
+    from tests.composing import compose
 
-    composing.share(pytest.MonkeyPatch())
     identity.WATCHING += ("tests.reliability.",)  # a run continues without the faults of an earlier attempt
-    torch.set_num_threads(1)
     composed = {}
-    answers = os.fdopen(os.dup(1), "w")
     garbage.collect()  # runs do not look at, and thereby copy, what they share with this process
-    for line in sys.stdin:
+    for line in stream:
         request = json.loads(line)
         overrides = tuple(request.get("overrides", ()))
         if overrides and overrides not in composed:
@@ -193,8 +173,7 @@ def _serve() -> None:
             for child in children:
                 os.kill(child, signal.SIGKILL)  # not reaped yet, so the id is valid
         codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        answers.write(json.dumps([codes, time.perf_counter() - started]) + "\n")
-        answers.flush()
+        print(json.dumps([codes, time.perf_counter() - started]), file=stream, flush=True)
 
 
 def _torchrun(rank: int, world: int, port: int) -> dict[str, str]:
@@ -242,7 +221,3 @@ def _work(train, config, request: dict) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-if __name__ == "__main__":
-    _serve()

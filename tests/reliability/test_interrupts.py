@@ -16,7 +16,7 @@ from sr_lab.system import interrupts
 from sr_lab.system.interrupts import Ended
 from sr_lab.system.signals import Signals
 from tests.command_line import SMOKE, sr_lab
-from tests.conftest import compose
+from tests.composing import compose
 
 
 def interrupted(folder: Path, module: str, *overrides: str) -> tuple[int, str, str]:

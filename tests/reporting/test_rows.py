@@ -12,8 +12,8 @@ from sr_lab.config.identity import identity
 from sr_lab.reporting.experiment import experiment_table
 from sr_lab.reporting.runs import Run
 from sr_lab.reporting.table import Table
+from tests.composing import compose
 from tests.config.test_identity import BASE, CHANGING, NEUTRAL
-from tests.conftest import compose
 from tests.report_runs import values
 
 DIGEST = "0123456789abcdef" * 4

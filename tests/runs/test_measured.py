@@ -9,7 +9,7 @@ from PIL import Image
 from sr_lab.config.identity import hash8, identity, known
 from sr_lab.run_folder import RunFolder
 from sr_lab.runs import measured, sweep
-from tests.conftest import compose
+from tests.composing import compose
 
 TRAIN = ("model=imdn", "scale=2", "trainer=cpu", "budget=smoke", "benchmark.sets=[Two]")
 

@@ -25,7 +25,7 @@ from sr_lab.run_folder import RunFolder
 from sr_lab.runs import sweep
 from sr_lab.runs.search import Range, read_space
 from tests.command_line import SMOKE, sr_lab
-from tests.conftest import compose
+from tests.composing import compose
 
 # The space
 

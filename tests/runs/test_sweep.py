@@ -20,7 +20,7 @@ from sr_lab.errors import ConfigError
 from sr_lab.run_folder import Listed, RunFolder, read_index, write_index
 from sr_lab.runs import measured, sweep
 from tests.command_line import sr_lab
-from tests.conftest import compose
+from tests.composing import compose
 
 TABLE = """# @package _global_
 defaults:

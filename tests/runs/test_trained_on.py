@@ -10,7 +10,7 @@ from PIL import Image
 from sr_lab.config.identity import known, training_set
 from sr_lab.run_folder import RunFolder
 from sr_lab.runs import sweep, trained_on
-from tests.conftest import compose
+from tests.composing import compose
 
 
 def draw(file: Path, seed: int, modified: int = 1) -> None:

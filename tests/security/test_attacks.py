@@ -72,7 +72,7 @@ from sr_lab.runs import sweep
 from sr_lab.tasks import train
 from sr_lab.training.checkpointing import DurableCheckpointIO
 from tests.command_line import sr_lab
-from tests.conftest import compose
+from tests.composing import compose
 from tests.inference.test_backends import PlusMean
 from tests.pictures import run_folder
 from tests.security import hostile

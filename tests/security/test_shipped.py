@@ -40,7 +40,7 @@ from sr_lab.training.checkpointing import Checkpoints, DurableCheckpointIO, Rand
 from sr_lab.training.resume import _check_schedule, check_resume
 from sr_lab.training.weight_average import WeightAverage
 from tests import tiny
-from tests.conftest import compose
+from tests.composing import compose
 from tests.loopback import serving
 from tests.security import hostile
 from tests.training import test_checkpointing

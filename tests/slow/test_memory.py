@@ -84,7 +84,7 @@ from pathlib import Path
 import torch
 from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.tasks import upscale
-from tests.conftest import compose
+from tests.composing import compose
 name, source, output = sys.argv[1:]
 torch.save(Entry(name, 2).build().state_dict(), f"{output}.pth")
 words = [f"model={name}", "scale=2", f"ckpt={output}.pth", "trainer=cpu"]

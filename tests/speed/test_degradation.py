@@ -4,7 +4,7 @@ from sr_lab.config.targets import build
 from sr_lab.degradations.operations import RandomDegradation
 from sr_lab.speed import degradation
 from sr_lab.speed.benchmark import measure
-from tests.conftest import compose
+from tests.composing import compose
 
 
 def test_every_random_degradation_is_measured_relative_to_a_training_step(tmp_path, monkeypatch):

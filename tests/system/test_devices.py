@@ -7,7 +7,7 @@ import torch
 
 from sr_lab.errors import ConfigError
 from sr_lab.system import devices, distributed
-from tests.conftest import compose
+from tests.composing import compose
 
 # The results of torch.cuda.get_arch_list() in the x86-64 builds of torch 2.13.
 CU126 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]

@@ -11,7 +11,7 @@ from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.errors import ConfigError
 from sr_lab.tasks import analyze
 from tests import report_runs
-from tests.conftest import compose
+from tests.composing import compose
 
 
 @pytest.fixture(scope="module")

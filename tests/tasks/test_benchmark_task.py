@@ -9,7 +9,7 @@ from sr_lab.errors import ConfigError
 from sr_lab.reporting import speed
 from sr_lab.speed.benchmark import Benchmark
 from sr_lab.tasks import benchmark
-from tests.conftest import compose
+from tests.composing import compose
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from sr_lab.reporting import crops
 from sr_lab.reporting.crops import Box, Comparison
 from sr_lab.reporting.latex import escape
 from sr_lab.tasks import compare
-from tests.conftest import compose
+from tests.composing import compose
 from tests.pictures import run_folder
 
 SIZE = (66, 50)  # width and height

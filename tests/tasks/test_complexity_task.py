@@ -13,7 +13,7 @@ from sr_lab.reporting import saved_images
 from sr_lab.reporting.runs import read_run
 from sr_lab.tasks import common, complexity
 from tests.command_line import sr_lab
-from tests.conftest import compose
+from tests.composing import compose
 from tests.report_runs import folder as written
 from tests.report_runs import values
 

@@ -24,7 +24,7 @@ from sr_lab.tasks import demo
 from sr_lab.zoo.published import published
 from sr_lab.zoo.shipped import shipped
 from tests import chromium, command_line
-from tests.conftest import compose
+from tests.composing import compose
 from tests.tiny import stored
 
 NETWORKS = {"small": ("ecbsr_m4c16", 2), "small_x3": ("ecbsr_m4c16", 3), "slow": ("edsr", 2)}

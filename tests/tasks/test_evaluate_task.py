@@ -28,7 +28,7 @@ from sr_lab.training import figures
 from sr_lab.training.data_module import RankShare
 from sr_lab.training.lit_module import SRModule
 from tests.command_line import sr_lab
-from tests.conftest import compose
+from tests.composing import compose
 
 pytestmark = [
     # warnings about Lightning's own code, and its advice for long training runs

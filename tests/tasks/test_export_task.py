@@ -26,7 +26,7 @@ from sr_lab.protocol import PROTOCOLS
 from sr_lab.reporting.runs import Run
 from sr_lab.tasks import export
 from sr_lab.tasks.common import cost
-from tests.conftest import compose
+from tests.composing import compose
 from tests.security import hostile
 
 FORMATS = "format=[onnx,pt2,safetensors,official]"

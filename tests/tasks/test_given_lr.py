@@ -15,7 +15,7 @@ from sr_lab.reporting.experiment import experiment_table
 from sr_lab.reporting.runs import find_runs
 from sr_lab.runs import measured
 from sr_lab.tasks import evaluate, train
-from tests.conftest import compose
+from tests.composing import compose
 
 pytestmark = [
     # warnings about Lightning's own code, and its advice for long training runs

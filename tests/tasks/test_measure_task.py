@@ -17,7 +17,7 @@ from sr_lab.protocol import PROTOCOLS
 from sr_lab.reporting.experiment import experiment_table
 from sr_lab.reporting.runs import find_runs, read_run
 from sr_lab.tasks import evaluate, measure, upscale
-from tests.conftest import compose
+from tests.composing import compose
 
 pytestmark = [
     # warnings about Lightning's own code, and its advice for long training runs

@@ -14,7 +14,7 @@ from sr_lab.run_folder import RunFolder
 from sr_lab.runs import sweep
 from sr_lab.tasks import common, complexity, evaluate, measure
 from tests.command_line import sr_lab
-from tests.conftest import compose
+from tests.composing import compose
 
 # For each task, a command and two settings that give two different jobs.
 JOBS = {

@@ -15,7 +15,7 @@ from sr_lab.tasks import plan
 from sr_lab.training import cost
 from sr_lab.training.cost import Cost
 from tests.command_line import SMOKE, run_folder, sr_lab
-from tests.conftest import compose
+from tests.composing import compose
 
 TINY = (*SMOKE, "logger=none", "num_workers=0", "scale=2")
 

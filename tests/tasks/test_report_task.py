@@ -12,7 +12,7 @@ from sr_lab.reporting import results, saved_images
 from sr_lab.reporting.runs import find_runs
 from sr_lab.tasks import report
 from tests import pictures
-from tests.conftest import compose
+from tests.composing import compose
 from tests.report_runs import folder, values
 
 PUBLISHED = {"Set5": "Set5, 5 of 5 as published"}

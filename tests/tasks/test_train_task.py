@@ -11,7 +11,7 @@ from sr_lab.errors import ConfigError
 from sr_lab.run_folder import RunFolder
 from sr_lab.tasks import train
 from sr_lab.training import build
-from tests.conftest import compose
+from tests.composing import compose
 
 
 def test_a_run_that_another_process_finishes_before_the_lock_is_taken_is_not_trained_again(

@@ -24,7 +24,7 @@ from sr_lab.tasks import upscale
 from sr_lab.tasks.upscale import Job, Manner
 from sr_lab.zoo import published, shipped
 from tests.command_line import sr_lab as command
-from tests.conftest import compose
+from tests.composing import compose
 from tests.datasets.test_images import save_png16
 
 

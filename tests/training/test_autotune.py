@@ -15,7 +15,7 @@ from sr_lab.models.edsr_shallow import ShallowEDSR
 from sr_lab.training import autotune, build
 from sr_lab.training.autotune import Choice, Setting, choose, settings
 from tests import tiny
-from tests.conftest import compose
+from tests.composing import compose
 
 NETWORKS = [
     pytest.param(ShallowEDSR, {"num_feat": 16}, id="plain convolutions"),

@@ -11,7 +11,7 @@ from sr_lab.run_folder import RunFolder
 from sr_lab.training import loggers
 from sr_lab.training.loggers import build_loggers, has_wandb_key, names
 from tests.command_line import environment_in
-from tests.conftest import compose
+from tests.composing import compose
 
 
 def test_a_disabled_wandb_writes_nothing(tmp_path, monkeypatch):
@@ -53,7 +53,7 @@ import json, sys
 from pathlib import Path
 from sr_lab.run_folder import RunFolder
 from sr_lab.training.loggers import build_loggers
-from tests.conftest import compose
+from tests.composing import compose
 import wandb
 for name, *overrides in json.loads(sys.argv[1]):
     config = compose("trainer=cpu", "budget=smoke", "scale=2", "run_name=mine", *overrides)

@@ -10,7 +10,7 @@ from sr_lab.errors import ConfigError
 from sr_lab.layers.norm import is_batch_norm
 from sr_lab.training import build, recipe
 from tests import tiny
-from tests.conftest import compose
+from tests.composing import compose
 from tests.reliability.plugins import Noise
 
 SMALL = ("trainer=cpu", "budget=smoke", "model=imdn", "+model.num_feat=16", "+model.num_block=2", "scale=2")

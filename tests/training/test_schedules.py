@@ -9,7 +9,7 @@ from torch import nn
 
 from sr_lab.config import targets
 from sr_lab.config.messages import explain
-from tests.conftest import compose
+from tests.composing import compose
 
 CONF = Path(__file__).parents[2] / "conf" / "schedule"
 SCHEDULES = sorted(path.stem for path in CONF.glob("*.yaml"))

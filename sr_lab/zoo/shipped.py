@@ -5,10 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sr_lab.errors import CheckpointError
-from sr_lab.files import PACKAGE
 from sr_lab.zoo.published import PREFIX, published
 
-FOLDER = PACKAGE / "pretrained"
+FOLDER = Path(__file__).parent / "pretrained"
 OWN = "pretrained/"  # ckpt=pretrained/quick_x2
 _NAME = re.compile(r"\w+_x(\d+)\.safetensors", re.ASCII)
 _MAX_PARAMS = 400_000

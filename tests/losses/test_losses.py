@@ -12,7 +12,7 @@ from sr_lab.errors import ConfigError
 from sr_lab.losses.charbonnier import CharbonnierLoss
 from sr_lab.losses.fft import FFTLoss
 
-CONF = Path(__file__).parents[1] / "conf" / "loss"
+CONF = Path(__file__).parents[2] / "conf" / "loss"
 LOSSES = sorted(CONF.glob("*.yaml"))
 
 

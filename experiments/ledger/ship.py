@@ -4,7 +4,8 @@
         --photographs data/train/CC0_sources.csv
 
 Writes ``quick_x<scale>.safetensors`` and ``.md`` in ``sr_lab/zoo/pretrained``, and
-``experiments/ledger/shipped.csv``, with which ``make ledger`` compares a new measurement. SR_LAB_DATA must have Set5 and Set14.
+``experiments/ledger/shipped.csv``, with which ``make ledger`` compares a new measurement. SR_LAB_DATA must
+have Set5 and Set14.
 """
 
 import argparse

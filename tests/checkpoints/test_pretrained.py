@@ -64,7 +64,16 @@ def test_an_image_is_upscaled_if_no_network_is_named(tmp_path, words, size, caps
     assert "half precision" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("row", FIGURES, ids=lambda row: f"{row['weights']}-{row['set']}")
+@pytest.mark.parametrize(
+    "row",
+    [
+        # Set14 takes most of the time; make ledger measures it too.
+        pytest.param(
+            row, id=f"{row['weights']}-{row['set']}", marks=[pytest.mark.slow] * (row["set"] == "Set14")
+        )
+        for row in FIGURES
+    ],
+)
 @torch.inference_mode()
 def test_the_weights_give_their_stored_figures(request, tmp_path, row):
     scale, protocol = int(row["scale"]), PROTOCOLS["rgb_uint8"]

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import wandb
 
 from sr_lab.run_folder import RunFolder
 from sr_lab.training import loggers
 from sr_lab.training.loggers import build_loggers, has_wandb_key, names
+from tests import prepared
 from tests.command_line import environment_in
 from tests.composing import compose
 
@@ -28,23 +30,21 @@ def test_a_key_is_not_used_where_wandb_is_switched_off(monkeypatch, mode):
     assert not has_wandb_key()
 
 
-ASK = """
-import pathlib, sys, wandb
-from sr_lab.training.loggers import has_wandb_key
-if sys.argv[1] == "True":
-    netrc = pathlib.Path.home() / ".netrc"
-    netrc.touch(0o600)
-    host = wandb.Settings().base_url.removeprefix("https://")
-    netrc.write_text(f"machine {host} login user password {'0123456789' * 4}")
-print(has_wandb_key())
-"""
+def ask(has_key: bool) -> None:
+    """Print whether a key is found, with one in the user's ``.netrc`` or without."""
+    if has_key:
+        netrc = Path.home() / ".netrc"
+        netrc.touch(0o600)
+        host = wandb.Settings().base_url.removeprefix("https://")
+        netrc.write_text(f"machine {host} login user password {'0123456789' * 4}")
+    sys.stdout.write(f"{has_wandb_key()}\n")
 
 
-@pytest.mark.parametrize("has_key", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("has_key", [False, True])
 def test_a_key_is_looked_for_where_wandb_looks(tmp_path, has_key):
     """This runs in its own process, since W&B remembers what it found."""
-    command, environment = [sys.executable, "-c", ASK, str(has_key)], environment_in(tmp_path)
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    environment = environment_in(tmp_path)
+    done = prepared.run("tests.training.test_loggers:ask", has_key, folder=tmp_path, environment=environment)
     assert (done.stdout, done.stderr) == (f"{has_key}\n", "")
 
 

@@ -36,12 +36,12 @@ from omegaconf import DictConfig
 from sr_lab import files, tasks
 from sr_lab.config import hydra_guard
 from sr_lab.config.compose import load
-from sr_lab.config.identity import has_run_folder, known, register_resolvers
+from sr_lab.config.identity import has_run_folder, register_resolvers, run_identity
+from sr_lab.config.identity_record import refuse_another
 from sr_lab.config.messages import explain
 from sr_lab.config.overrides import given_to
-from sr_lab.config.recorded import refuse_another
 from sr_lab.config.schema import Config, EvaluateConfig, PlanConfig, TrainConfig
-from sr_lab.config.typed import for_help, understood
+from sr_lab.config.shorthand import for_help, understood
 from sr_lab.errors import MACHINE_ERRORS, ConfigError, DistributedError
 from sr_lab.run_folder import RunFolder
 from sr_lab.runs import launchers, sweep
@@ -116,7 +116,7 @@ class CommandLine:
                 return None
             config = _complete(config, tuple(overrides))
             if has_run_folder(config):  # hydra.run.dir can name any folder
-                refuse_another(RunFolder.at(folder), known(config))
+                refuse_another(RunFolder.at(folder), run_identity(config))
             in_multirun = hydra_node.mode == RunMode.MULTIRUN and not elsewhere
             if isinstance(config, TrainConfig) and config.hparams_search is not None:
                 from sr_lab.runs import search  # imports Optuna, which only a search needs
@@ -127,7 +127,7 @@ class CommandLine:
             elif isinstance(config, TrainConfig) and in_multirun:
                 self.queue.append(sweep.enqueue(config, folder, overrides))
             elif in_multirun:
-                other = sweep.Planned(config, RunFolder(folder), tuple(overrides), known(config))
+                other = sweep.Planned(config, RunFolder(folder), tuple(overrides), run_identity(config))
                 self.others.append((other, HydraConfig.instance().cfg))
             else:
                 tasks.run(config, folder, overrides)
@@ -190,9 +190,9 @@ def _complete(config: Config, overrides: tuple[str, ...]) -> Config:
     validates = isinstance(config, TrainConfig) and (config.validation.sets or config.validation_images)
     if not (validates or isinstance(config, EvaluateConfig)):
         return config
-    from sr_lab.runs import measured  # imports torch
+    from sr_lab.runs import measurement  # imports torch
 
-    return measured.complete(config, overrides)
+    return measurement.with_measured_identity(config, overrides)
 
 
 def _after(task: str) -> str:

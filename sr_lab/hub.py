@@ -11,7 +11,7 @@ from typing import Self
 from torch import Tensor, nn
 
 from sr_lab import files
-from sr_lab.checkpoints.opening import as_large_as, build_network, describe
+from sr_lab.checkpoints.opening import build_network, describe, refuse_larger_than
 from sr_lab.checkpoints.reading import Checkpoint, open_checkpoint
 from sr_lab.checkpoints.weights import load_weights
 from sr_lab.config.schema import StoredNetwork
@@ -157,7 +157,7 @@ class HubNetwork(nn.Module, ModelHubMixin):
     ) -> Self:
         """The network of a checkpoint; ``origin`` is ``None`` for a repository, whose own card states it."""
         described = describe(checkpoint, key="hub", allow=allow, note=note)
-        with as_large_as(checkpoint, "hub"):
+        with refuse_larger_than(checkpoint, "hub"):
             network = build_network(described, allow)
         load_weights(network, checkpoint, key="hub")
         return cls(network.eval(), described, sections_of(origin, described.scale)).eval()

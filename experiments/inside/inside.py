@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import sr_lab
-from sr_lab.analysis import attribution, drawing, errors, spectrum, stages
+from sr_lab.analysis import attribution, drawing, pixel_errors, spectrum, stages
 from sr_lab.analysis.drawing import Panel
 from sr_lab.datasets.images import read_image
 from sr_lab.datasets.sample import benchmark_photographs
@@ -75,6 +75,6 @@ def luma(image: torch.Tensor) -> torch.Tensor:
     return 255 * rgb_to_y(quantise(image.double()))[0, 0, 2:-2, 2:-2]
 
 
-found = {name: errors.errors(luma(sr), luma(hr / 255)) for name, sr in results.items()}
+found = {name: pixel_errors.errors(luma(sr), luma(hr / 255)) for name, sr in results.items()}
 bicubic = found.pop("bicubic")
 shown(drawing.error_maps(found, bicubic, title="Error on luma"))

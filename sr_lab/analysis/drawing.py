@@ -18,7 +18,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from matplotlib.typing import RcKeyType
 from torch import Tensor
 
-from sr_lab.analysis.errors import Errors
+from sr_lab.analysis.pixel_errors import Errors
 from sr_lab.analysis.spectrum import HIGH, Spectrum
 
 WIDTH = 7.0  # inches, the text width of a two-column paper
@@ -43,7 +43,7 @@ logging.getLogger("fontTools").setLevel(logging.WARNING)  # otherwise it logs ev
 
 
 @dataclass(frozen=True)
-class Found:
+class Analysis:
     """What an analysis found.
 
     Args:

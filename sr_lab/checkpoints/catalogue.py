@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from sr_lab.checkpoints.naming import named_scale
 from sr_lab.checkpoints.reading import Checkpoint
+from sr_lab.checkpoints.scale_in_name import named_scale
 from sr_lab.checkpoints.weights import Forms, Likeness, forms_of, likeness, load_weights
 from sr_lab.config import targets
 from sr_lab.config.networks import model_node, model_options

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from sr_lab.checkpoints import catalogue
-from sr_lab.checkpoints.naming import named_scale
 from sr_lab.checkpoints.reading import Checkpoint, open_checkpoint
+from sr_lab.checkpoints.scale_in_name import named_scale
 from sr_lab.checkpoints.weights import forms_of, likeness, load_weights
 from sr_lab.config import targets
 from sr_lab.config.networks import model_node, model_options
@@ -40,7 +40,7 @@ def build_network(described: Config | StoredNetwork, allow: Sequence[str] = ()) 
 
 
 @contextlib.contextmanager
-def as_large_as(checkpoint: Checkpoint, key: str = "ckpt") -> Iterator[None]:
+def refuse_larger_than(checkpoint: Checkpoint, key: str = "ckpt") -> Iterator[None]:
     """Refuse to build a network much larger than the weights that a checkpoint has for it.
 
     A one-kilobyte record can describe a network of a billion blocks. Training may use several weights where
@@ -145,7 +145,7 @@ def open_stored(
     """
     checkpoint = open_checkpoint(path, key, note)
     stored = describe(checkpoint, scale, key=key, allow=allow, note=note)
-    with as_large_as(checkpoint, key):
+    with refuse_larger_than(checkpoint, key):
         network = build_network(stored, allow)
     load_weights(network, checkpoint, key=key)
     return stored, network.eval()
@@ -175,7 +175,7 @@ def open_configured(
             )
         return config, network
     config, checkpoint = described(config, overrides, config.ckpt, note)
-    with as_large_as(checkpoint) if checkpoint.record is not None else contextlib.nullcontext():
+    with refuse_larger_than(checkpoint) if checkpoint.record is not None else contextlib.nullcontext():
         network = build_network(config, config.allow)
     _load_named(network, checkpoint)
     return config, network

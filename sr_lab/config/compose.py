@@ -39,8 +39,8 @@ from sr_lab.config.schema import (
     TrainConfig,
     UnbuiltConfig,
 )
-from sr_lab.config.typed import understood
-from sr_lab.config.uses import refuse_unused, unused
+from sr_lab.config.shorthand import understood
+from sr_lab.config.task_settings import refuse_unused, unused
 from sr_lab.errors import ConfigError, did_you_mean
 from sr_lab.files import conf_dir
 

@@ -20,19 +20,19 @@ from omegaconf.errors import OmegaConfBaseException
 from sr_lab import files
 from sr_lab.config import code, compose, targets, untrusted
 from sr_lab.config.allowed import SLOTS
-from sr_lab.config.overrides import given_to
-from sr_lab.config.recorded import (
+from sr_lab.config.identity_record import (
     CHANGING,
     MEASURING,
     NETWORK,
     NEUTRAL_TRAINER,
     TRAINING,
-    Known,
-    compared,
+    RunIdentity,
+    comparable_settings,
     hash8,
     with_other_code,
     without_code,
 )
+from sr_lab.config.overrides import given_to
 from sr_lab.config.schema import (
     EXPERIMENT_NAME,
     BenchmarkConfig,
@@ -53,7 +53,7 @@ from sr_lab.config.schema import (
     UpscaleConfig,
     ZooConfig,
 )
-from sr_lab.config.uses import unused
+from sr_lab.config.task_settings import unused
 from sr_lab.errors import ConfigError, DataError
 from sr_lab.run_folder import checkpoint_file
 from sr_lab.zoo import published
@@ -202,7 +202,7 @@ def _changes_training(node: object) -> bool:
     )
 
 
-def known(config: Config) -> Known:
+def run_identity(config: Config) -> RunIdentity:
     """What identifies a run or a search; see `identity` for errors."""
     values = identity(config)
     earlier = without_code(values)
@@ -216,7 +216,7 @@ def known(config: Config) -> Known:
         values = {"training": without_code(values), "space": space, "code": needed}
         earlier = {"training": earlier, "space": space}
     any_code = isinstance(config, TrainConfig) and config.code == "any"
-    return Known(values, earlier, compared(config.model_dump()), any_code)
+    return RunIdentity(values, earlier, comparable_settings(config.model_dump()), any_code)
 
 
 @functools.lru_cache(maxsize=1)
@@ -277,7 +277,7 @@ def _images(setting: str, path: str) -> str:
 
 def folder_name(config: Config, parent: Path) -> str:
     """``<run_name>-<hash8>``; a run or search whose folder has another name keeps that folder."""
-    run = known(config)
+    run = run_identity(config)
     digest = hash8(run.values)
     if existing := sorted(parent.glob(f"*-{digest}")):
         return existing[0].name

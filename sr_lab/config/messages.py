@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sr_lab import files
-from sr_lab.config import naming
+from sr_lab.config import suggestions
 from sr_lab.config.allowed import DESCRIBED
 from sr_lab.errors import SRLabError, did_you_mean
 from sr_lab.files import conf_dir
@@ -85,7 +85,7 @@ def _groups() -> list[str]:
 
 def _no_option(group: str, given: str, found: Sequence[str]) -> str:
     """The message about an option that a group does not have; lists its options, or those of a sub-folder."""
-    options = sorted({*found, *naming.options(group)})
+    options = sorted({*found, *suggestions.options(group)})
     near = did_you_mean(given, options)
     if group in DESCRIBED and not difflib.get_close_matches(given.lower(), options, n=1, cutoff=0.7):
         near += "; an option of your own needs --config-dir <folder that contains its groups>"
@@ -121,7 +121,7 @@ def _unknown_key(key: str, value: str, task: str) -> str:
     groups = _groups()
     top, _, rest = key.partition(".")
     if key in groups:
-        allowed = ", ".join(naming.options(key))
+        allowed = ", ".join(suggestions.options(key))
         return (
             f"{key}: takes the name of one of its options, got {value}; allowed: {allowed}; "
             f"settings of an option are written one by one, as {key}.<setting>=..."
@@ -140,7 +140,7 @@ def _unknown_key(key: str, value: str, task: str) -> str:
     if rest in known:
         return f"{key}: the chosen option of '{top}' has no such setting; choose another, or leave {key} out"
     add = f"; write +{key} to add an argument of its class" if top in DESCRIBED else ""
-    return f"{key}: there is no such setting in '{top}'{add}{naming.instead(key, known)}"
+    return f"{key}: there is no such setting in '{top}'{add}{suggestions.instead(key, known)}"
 
 
 # What a task has in place of a setting of another task.
@@ -191,11 +191,11 @@ def unknown_setting(key: str, task: str, known: Iterable[str], what: str = "sett
     """
     has = _HAS_INSTEAD.get(task, {})
     if owners := [
-        f"task={name}" for name in naming.options("task") if _sets(conf_dir() / f"task/{name}.yaml", key)
+        f"task={name}" for name in suggestions.options("task") if _sets(conf_dir() / f"task/{name}.yaml", key)
     ]:
         use = f"use {has[key]} instead" if key in has else f"leave {key} out"
         return f"{key}: is a setting of {' and '.join(owners)}, and this is task={task}; {use}"
-    if name := naming.ours(key):
+    if name := suggestions.ours(key):
         name = has.get(name, name)
         return f"{key}: there is no such setting; use '{name}' instead"
     places = [

@@ -18,7 +18,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 from pydantic_core import SchemaError
 
-from sr_lab.config import naming
+from sr_lab.config import suggestions
 from sr_lab.config.allowed import INSTEAD, KEYWORDS, SLOTS, Slot
 from sr_lab.errors import ConfigError, SRLabError, did_you_mean
 
@@ -122,7 +122,7 @@ def _read(place: str, node: object, slots: tuple[str, ...], packages: tuple[str,
     if not isinstance(node, Mapping) or "_target_" not in node:
         group = place.partition(".")[0]
         choose = f"; choose an option that sets {place}: {group}=<name>" if place != group else ""
-        choose = naming.instead(place, ()) or choose
+        choose = suggestions.instead(place, ()) or choose
         raise ConfigError(f"{place}: must be a group of settings with a _target_, got {node!r}{choose}")
     target, slot = _resolve(f"{place}._target_", node["_target_"], slots, packages)
     partial = node.get("_partial_", False)
@@ -137,7 +137,7 @@ def _read(place: str, node: object, slots: tuple[str, ...], packages: tuple[str,
         if key not in known:
             raise ConfigError(
                 f"{place}.{key}: {target.__name__} has no such setting; allowed: {', '.join(sorted(known))}"
-                f"{naming.instead(f'{place}.{key}', known)}"
+                f"{suggestions.instead(f'{place}.{key}', known)}"
             )
         value = arguments[key] = _argument(f"{place}.{key}", node[key], slot.nested, packages)
         if key in hints and not _holds_description(value):
@@ -187,7 +187,7 @@ def _resolve(
             found = locate(str(path))
         except Exception as error:  # the user's module runs, and may fail in any way
             raise ConfigError(
-                f"{place}: cannot import '{path}': {naming.not_found(str(path), error)}"
+                f"{place}: cannot import '{path}': {suggestions.not_found(str(path), error)}"
             ) from error
         wrong = None if path in slot.classes else _why_not(found, slot, places, str(path))
         if wrong is None:
@@ -199,7 +199,8 @@ def _resolve(
     allowed = "; or ".join(str(SLOTS[name]) for name in slots) or "plain values only"
     near = did_you_mean(str(path), [name for slot in slots for name in SLOTS[slot].classes])
     raise ConfigError(
-        f"{place}: {path!r} may not be named here; allowed: {allowed}{near}{naming.to_trust(path, packages)}"
+        f"{place}: {path!r} may not be named here; allowed: {allowed}{near}"
+        f"{suggestions.to_trust(path, packages)}"
     )
 
 

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from sr_lab.checkpoints.official import official_weights
+from sr_lab.checkpoints.authors_names import official_weights
 from sr_lab.datasets.benchmark import MeasuredSet
 from sr_lab.errors import ConfigError
 from sr_lab.inference import backends, graph

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sr_lab.errors import DataError
 from sr_lab.inference.pictures import Note, Progress, upscaled
-from sr_lab.inference.reading import About, Frame, read_frames
+from sr_lab.inference.reading import Frame, ImageInfo, read_frames
 from sr_lab.inference.tiling import Tiled
 from sr_lab.system.devices import out_of_memory
 
@@ -16,7 +16,7 @@ _TILE_COST = 1.6  # bytes of the process for each byte of a tile's tensors
 
 def upscaled_file(
     path: Path,
-    about: About,
+    about: ImageInfo,
     network: Tiled,
     max_pixels: float,
     progress: Progress,
@@ -28,7 +28,7 @@ def upscaled_file(
 
     Args:
         path: The image.
-        about: The result of `read_about`.
+        about: The result of `read_info`.
         network: The network; its ``memory`` is reduced if tiles do not fit, and its ``note`` describes them.
         max_pixels: Limit on an image, see `read_frames`.
         progress: Called with the finished share of the image.
@@ -62,7 +62,7 @@ def upscaled_file(
         network.memory //= 2
 
 
-def beside_image(network: Tiled, about: About) -> Tiled:
+def beside_image(network: Tiled, about: ImageInfo) -> Tiled:
     """The network with tiles so small that they fit into memory along with a large image and its result."""
     image = 3 * math.prod(about.size) * (1 + network.scale**2)
     memory = network.memory

@@ -11,7 +11,7 @@ from sr_lab.inference.writing import SUFFIX_OF, Format, stamp_of
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundImages:
     """What the inputs contain.
 
     Args:
@@ -51,7 +51,7 @@ def result_names(images: Sequence[tuple[Path, Format]], scale: int) -> list[tupl
     return named
 
 
-def search(inputs: Sequence[str], *, but_not: Path) -> Found:
+def search(inputs: Sequence[str], *, but_not: Path) -> FoundImages:
     """Image files among the inputs, each once; hidden files are skipped.
 
     Args:
@@ -85,7 +85,7 @@ def search(inputs: Sequence[str], *, but_not: Path) -> Found:
                 has_image = True
         if not has_image:
             raise DataError(f"input: the folder {given} has no image; allowed: {', '.join(SUFFIXES)}")
-    return Found(list(images.values()), skipped)
+    return FoundImages(list(images.values()), skipped)
 
 
 def _why_not(path: Path, below: Path, *, may_be_result: bool) -> str | None:

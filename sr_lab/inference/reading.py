@@ -33,7 +33,7 @@ _SIZES = (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight)  # of the
 
 
 @dataclass(frozen=True)
-class About:
+class ImageInfo:
     """What an image file contains in addition to its pixels.
 
     Args:
@@ -71,7 +71,7 @@ def _formats() -> list[str]:
     return [name for name in (*FORMATS, *_MORE) if name in Image.OPEN]
 
 
-def read_about(path: Path, max_pixels: float) -> About:
+def read_info(path: Path, max_pixels: float) -> ImageInfo:
     """The metadata of a file, from its header.
 
     Raises:
@@ -86,7 +86,7 @@ def read_about(path: Path, max_pixels: float) -> About:
         return _about(path, image)
 
 
-def _about(path: Path, image: Image.Image) -> About:
+def _about(path: Path, image: Image.Image) -> ImageInfo:
     several = bool(getattr(image, "is_animated", False))
     if several and image.format not in (*_MOVING, "MPO"):
         raise DataError(f"images: {path} has several pages; save one page as its own file")
@@ -94,7 +94,7 @@ def _about(path: Path, image: Image.Image) -> About:
     width, height = image.size
     if given.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8) and image.format != "TIFF":
         width, height = height, width
-    return About(
+    return ImageInfo(
         size=(height, width),
         format=str(image.format),
         moves=several and image.format in _MOVING,
@@ -138,7 +138,7 @@ def read_frames(path: Path, max_pixels: float, note: Note) -> Iterator[Frame]:
         note: Called with a sentence if bits or the colour profile are lost.
 
     Raises:
-        DataError: As `read_about`; or the pixels cannot be read, or an animation has too many pixels.
+        DataError: As `read_info`; or the pixels cannot be read, or an animation has too many pixels.
     """
     with open_image(path, max_pixels=max_pixels, formats=_formats(), may_move=True) as image:
         about = _about(path, image)

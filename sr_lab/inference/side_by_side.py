@@ -8,7 +8,7 @@ from sr_lab.errors import DataError
 from sr_lab.inference.image_file import upscaled_file
 from sr_lab.inference.inputs import result_names
 from sr_lab.inference.pictures import Progress
-from sr_lab.inference.reading import read_about
+from sr_lab.inference.reading import read_info
 from sr_lab.inference.tiling import Tiled
 from sr_lab.inference.writing import refuse_unwritable, write
 from sr_lab.metrics.pictures import Figures, measure
@@ -61,7 +61,7 @@ def side_by_side(
     Raises:
         DataError: The image cannot be read, is too large, does not fit into memory, or is an animation.
     """
-    about = read_about(image, max_pixels)
+    about = read_info(image, max_pixels)
     if about.moves:
         raise DataError(f"images: {image} is an animation; task=upscale upscales it frame by frame")
     refuse_unwritable(about, network.scale, "png")

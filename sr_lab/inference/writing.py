@@ -16,7 +16,7 @@ from sr_lab import files
 from sr_lab.datasets.images import open_image
 from sr_lab.errors import DataError
 from sr_lab.inference.pictures import Note, Picture
-from sr_lab.inference.reading import About, Frame
+from sr_lab.inference.reading import Frame, ImageInfo
 
 Format: TypeAlias = Literal["png", "jpeg", "webp", "tiff", "gif"]
 FORMAT_OF: dict[str, Format] = {
@@ -37,13 +37,13 @@ _LONGEST: dict[Format, int] = {"png": 65_535, "gif": 655_350, "webp": 2**24 - 1}
 _ROWS = 64  # rows of a PNG that are filtered together
 
 
-def moving_format(about: About) -> Format:
+def moving_format(about: ImageInfo) -> Format:
     """The format in which an animation stays an animation."""
     formats: dict[str | None, Format] = {"GIF": "gif", "PNG": "png"}
     return formats.get(about.format, "webp")
 
 
-def refuse_unwritable(about: About, scale: int, form: Format) -> None:
+def refuse_unwritable(about: ImageInfo, scale: int, form: Format) -> None:
     """Refuse a result that its format cannot hold, before it is computed.
 
     Raises:
@@ -64,7 +64,7 @@ def refuse_unwritable(about: About, scale: int, form: Format) -> None:
 
 def write(
     frames: Sequence[Frame],
-    about: About,
+    about: ImageInfo,
     output: Path | BinaryIO,
     form: Format,
     quality: int,
@@ -113,7 +113,13 @@ def _processed_by(image: Image.Image) -> object:
 
 
 def _encode(
-    frames: Sequence[Frame], about: About, file: BinaryIO, form: Format, quality: int, stamp: str, note: Note
+    frames: Sequence[Frame],
+    about: ImageInfo,
+    file: BinaryIO,
+    form: Format,
+    quality: int,
+    stamp: str,
+    note: Note,
 ) -> None:
     if about.moves:
         _animation(frames, about, file, form, quality, stamp, note)
@@ -174,7 +180,13 @@ def _opaque(picture: Picture) -> Image.Image:
 
 
 def _animation(
-    frames: Sequence[Frame], about: About, file: BinaryIO, form: Format, quality: int, stamp: str, note: Note
+    frames: Sequence[Frame],
+    about: ImageInfo,
+    file: BinaryIO,
+    form: Format,
+    quality: int,
+    stamp: str,
+    note: Note,
 ) -> None:
     """Write frames, each a whole image that replaces the one before."""
     is_clear = any(frame.picture.alpha is not None for frame in frames)

@@ -14,7 +14,6 @@ from sr_lab.errors import ConfigError
 from sr_lab.reporting import labels, significance, versions
 from sr_lab.reporting.baseline import RowAndImages, compared
 from sr_lab.reporting.columns import Read, derived, key_of, paper_columns, sweep_columns
-from sr_lab.reporting.fitting import Columns
 from sr_lab.reporting.formatting import fixed
 from sr_lab.reporting.rows import (
     AT_HD,
@@ -27,6 +26,7 @@ from sr_lab.reporting.rows import (
 )
 from sr_lab.reporting.runs import MeasuredOn, Run, read_run
 from sr_lab.reporting.settings import changed
+from sr_lab.reporting.shown_columns import Columns
 from sr_lab.reporting.table import Column, Row, Table, mark_best, with_footnotes
 from sr_lab.reporting.terminal import print_table
 

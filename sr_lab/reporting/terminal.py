@@ -9,7 +9,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from sr_lab.files import printable
-from sr_lab.reporting.fitting import Columns, cells, choose, heads
+from sr_lab.reporting.shown_columns import Columns, cells, choose, heads
 from sr_lab.reporting.table import Table, lines, meanings
 
 

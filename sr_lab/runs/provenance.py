@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sr_lab import files
 from sr_lab.config.identity import code_of, identity
-from sr_lab.config.recorded import settings
+from sr_lab.config.identity_record import settings
 from sr_lab.config.schema import Config, TrainConfig
 from sr_lab.run_folder import RunFolder, whole_rows
 from sr_lab.system.devices import device_name

@@ -33,11 +33,11 @@ from sqlalchemy.pool import NullPool
 
 from sr_lab import files
 from sr_lab.config.compose import NOT_OF_A_ROW, load_trial, without_search
-from sr_lab.config.identity import folder_name, known
+from sr_lab.config.identity import folder_name, run_identity
+from sr_lab.config.identity_record import code_note, record
 from sr_lab.config.overrides import only_typed
-from sr_lab.config.recorded import code_note, record
 from sr_lab.config.schema import HparamsSearch, TrainConfig
-from sr_lab.config.typed import as_typed
+from sr_lab.config.shorthand import as_typed
 from sr_lab.errors import ConfigError, SRLabError
 from sr_lab.reporting.safe_csv import csv_text
 from sr_lab.reporting.terminal import print_wide
@@ -219,7 +219,7 @@ def run(config: TrainConfig, composed: DictConfig, folder: Path, overrides: Sequ
         with contextlib.suppress(OSError):
             folder.rmdir()  # Hydra created it
         raise
-    place, searched = RunFolder.at(folder), known(config)
+    place, searched = RunFolder.at(folder), run_identity(config)
     if note := code_note(searched, place):
         sweep.console.print(note)
     trials = [RunFolder(path.parent) for path in sorted(place.path.glob("*/metrics.json"))]

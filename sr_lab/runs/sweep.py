@@ -21,15 +21,15 @@ from pathlib import Path
 
 from sr_lab.config import targets
 from sr_lab.config.compose import to_yaml
-from sr_lab.config.identity import known
+from sr_lab.config.identity import run_identity
+from sr_lab.config.identity_record import RunIdentity, code_note, hash8, record
 from sr_lab.config.overrides import typed_again
-from sr_lab.config.recorded import Known, code_note, hash8, record
 from sr_lab.config.schema import Config, ShardConfig, Sweep, TrainConfig
-from sr_lab.config.typed import as_typed
+from sr_lab.config.shorthand import as_typed
 from sr_lab.errors import ConfigError
-from sr_lab.reporting.fitting import Columns
 from sr_lab.reporting.progress import Progress
 from sr_lab.reporting.runs import read_run
+from sr_lab.reporting.shown_columns import Columns
 from sr_lab.reporting.terminal import Terminal
 from sr_lab.run_folder import Listed, RunFolder, write_index
 from sr_lab.system.unix import KILL, OWN_GROUP, cores, end_with_parent, signal_group
@@ -49,7 +49,7 @@ class Planned:
     config: Config
     folder: RunFolder
     overrides: tuple[str, ...]
-    known: Known = field(compare=False)
+    known: RunIdentity = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Job(Planned):
 
 def enqueue(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> Job:
     """A queued job; nothing is written yet."""
-    job = Job(config, RunFolder.at(folder), tuple(map(as_typed, overrides)), known(config))
+    job = Job(config, RunFolder.at(folder), tuple(map(as_typed, overrides)), run_identity(config))
     # The command line trusted these packages; the job reads a file, which must not grant trust.
     if packages := targets.trusted_packages(config.allow):
         os.environ["SR_LAB_ALLOW"] = ",".join(packages)
@@ -142,12 +142,12 @@ def _about_finished(jobs: Sequence[Job]) -> list[str]:
     finished = [job for job in jobs if job.config.resume != "never" and job.folder.is_finished()]
     if not finished:
         return []
-    from sr_lab.runs import measured, trained_on  # these import torch
+    from sr_lab.runs import measurement, trained_on  # these import torch
 
     others = [words for job in finished for words in trained_on.changed_since(job.config, [job.folder])]
     return [
         *(f"dataset: {words}; {trained_on.REMEDY}" for words in others),
-        *(measured.not_measured(job.config, job.folder, job.overrides) for job in finished),
+        *(measurement.not_measured(job.config, job.folder, job.overrides) for job in finished),
     ]
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from sr_lab import files
 from sr_lab.config.identity import identity, training_set
-from sr_lab.config.recorded import hash8, without_code
+from sr_lab.config.identity_record import hash8, without_code
 from sr_lab.config.schema import Config, TrainConfig
 from sr_lab.datasets.cache import WORKERS
 from sr_lab.datasets.facts import pixel_hash

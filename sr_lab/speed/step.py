@@ -22,7 +22,7 @@ from sr_lab.run_folder import RunFolder
 from sr_lab.speed.benchmark import Benchmark
 from sr_lab.system.devices import arithmetic
 from sr_lab.system.signals import Signals
-from sr_lab.training.build import watchers
+from sr_lab.training.build import record_and_progress
 from sr_lab.training.checkpointing import LAST, Checkpoints, DurableCheckpointIO, RandomState
 from sr_lab.training.data_module import SRDataModule
 from sr_lab.training.ending import Ending, SaveLast
@@ -170,7 +170,7 @@ def with_trainer(
     )
     timed = Timed(batches, steps=steps, device=device)
     run_folder = RunFolder(folder)
-    record, progress = watchers(run_folder, batch_size=1, row_interval=_ROW_INTERVAL, say=print)
+    record, progress = record_and_progress(run_folder, batch_size=1, row_interval=_ROW_INTERVAL, say=print)
     progress.console = Terminal(file=io.StringIO())  # the task draws its own bar
     callbacks = [
         record,

@@ -9,9 +9,9 @@ from pathlib import Path
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 
-from sr_lab.config.identity import has_run_folder, known, writes_own_folder
+from sr_lab.config.identity import has_run_folder, run_identity, writes_own_folder
+from sr_lab.config.identity_record import hash8, record
 from sr_lab.config.messages import explain
-from sr_lab.config.recorded import hash8, record
 from sr_lab.config.schema import Config, TrainConfig
 from sr_lab.run_folder import RunFolder
 from sr_lab.runs import sweep
@@ -38,7 +38,7 @@ def run(config: Config, folder: Path, overrides: Sequence[str]) -> None:
         from sr_lab.system.devices import rank  # imports torch, which only some tasks need
 
         if rank() == 0:
-            record(RunFolder(folder), known(config))
+            record(RunFolder(folder), run_identity(config))
 
 
 def _quiet_libraries() -> None:

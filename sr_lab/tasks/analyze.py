@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from sr_lab import files
-from sr_lab.analysis import attribution, drawing, errors, features, spectrum, stages
-from sr_lab.analysis.drawing import Found, Panel
-from sr_lab.analysis.errors import Errors
+from sr_lab.analysis import attribution, drawing, features, pixel_errors, spectrum, stages
+from sr_lab.analysis.drawing import Analysis, Panel
+from sr_lab.analysis.pixel_errors import Errors
 from sr_lab.analysis.stages import Stage
 from sr_lab.config.overrides import is_set
 from sr_lab.config.schema import AnalyzeConfig
@@ -23,8 +23,8 @@ from sr_lab.ops.metrics import quantise
 from sr_lab.reporting.safe_csv import csv_text
 from sr_lab.reporting.saved_images import safe
 from sr_lab.system.devices import check_gpu
-from sr_lab.tasks import common, pictured, trainings
-from sr_lab.tasks.pictured import BICUBIC, Network, Shown
+from sr_lab.tasks import common, figure_networks, run_figures
+from sr_lab.tasks.figure_networks import BICUBIC, Network, Shown
 from sr_lab.training.lit_module import SRModule
 
 # The kinds that run networks.
@@ -56,13 +56,13 @@ def run(config: AnalyzeConfig, folder: Path, overrides: Sequence[str]) -> None:
             raise ConfigError(
                 f"{key}: is used only by {kinds}, and this is kind={config.kind}; leave {key} out"
             )
-    pictured.refuse_unused(config, overrides)
+    figure_networks.refuse_unused(config, overrides)
     if config.kind in _OF_RUNS:
         found = _OF_RUNS[config.kind](config)
         sources = config.own_runs or "values that papers print"
     else:
         check_gpu(config.trainer.accelerator, config.trainer.devices)
-        networks = pictured.networks(config, overrides)
+        networks = figure_networks.networks(config, overrides)
         with common.console.status(f"{config.kind} of {', '.join(each.name for each in networks)}"):
             found = _looked(config, networks)
         sources = ", ".join(f"{each.name} ({each.source})" for each in networks)
@@ -82,15 +82,15 @@ def run(config: AnalyzeConfig, folder: Path, overrides: Sequence[str]) -> None:
         common.console.print(f"written: {common.shown(path)}")
 
 
-def _looked(config: AnalyzeConfig, networks: Sequence[Network]) -> Found:
+def _looked(config: AnalyzeConfig, networks: Sequence[Network]) -> Analysis:
     scale = networks[0].scale
-    whole = pictured.whole_set(config, scale) if config.kind == "errors" else None
+    whole = figure_networks.whole_set(config, scale) if config.kind == "errors" else None
     if whole is not None:
         return _errors_of_set(networks, whole)
-    return _OF_NETWORKS[config.kind](config, networks, pictured.image(config, scale))
+    return _OF_NETWORKS[config.kind](config, networks, figure_networks.image(config, scale))
 
 
-def _psd(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) -> Found:
+def _psd(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) -> Analysis:
     """Power spectra of the blocks, as in Two Strategies, Figs. 1 and 5."""
     drawn, rows, says = {}, [], []
     for each in networks:
@@ -113,10 +113,10 @@ def _psd(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) -> Fo
             f"first block, {last.share:.0%} after the last"
         )
     title = f"Power spectral density of each block's output, {_titled(networks, shown)}"
-    return Found(_of(networks, shown), title, drawing.spectra(drawn, title=title), rows, says)
+    return Analysis(_of(networks, shown), title, drawing.spectra(drawn, title=title), rows, says)
 
 
-def _residual(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) -> Found:
+def _residual(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) -> Analysis:
     """Residuals of the blocks, as in Two Strategies, Figs. 2 and 6."""
     drawn, rows, says = {}, [], []
     for each in networks:
@@ -141,10 +141,10 @@ def _residual(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) 
             f"deviations of a block's input: mean {relative:.2f}"
         )
     title = f"Mean absolute residual of each block, {_titled(networks, shown)}"
-    return Found(_of(networks, shown), title, drawing.residuals(drawn, title=title), rows, says)
+    return Analysis(_of(networks, shown), title, drawing.residuals(drawn, title=title), rows, says)
 
 
-def _features(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) -> Found:
+def _features(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) -> Analysis:
     """Feature maps, as in OSFFNet, Fig. 1, and EFRDN, Fig. 6."""
     drawn, rows = {}, []
     for each in networks:
@@ -159,10 +159,10 @@ def _features(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) 
             values |= {"power_high_db": power.high, "share_high": power.share}
             rows.append({"network": each.name, "block": stage.name} | values)
     title = f"Mean magnitude of the features, shallow to deep, {_titled(networks, shown)}"
-    return Found(_of(networks, shown), title, drawing.maps(drawn, title=title), rows)
+    return Analysis(_of(networks, shown), title, drawing.maps(drawn, title=title), rows)
 
 
-def _attention(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) -> Found:
+def _attention(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) -> Analysis:
     drawn, rows = {}, []
     for each in networks:
         found = features.attention(each.network, _input(each, shown), only=config.modules)
@@ -173,10 +173,10 @@ def _attention(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown)
             for own in found
         ]
     title = f"Attention: what each pixel is multiplied by, {_titled(networks, shown)}"
-    return Found(_of(networks, shown), title, drawing.maps(drawn, title=title, shared=True), rows)
+    return Analysis(_of(networks, shown), title, drawing.maps(drawn, title=title, shared=True), rows)
 
 
-def _lam(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) -> Found:
+def _lam(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) -> Analysis:
     window = _window(config, networks[0].scale, shown)
     place = ",".join(map(str, window))
     return _attributed(
@@ -187,7 +187,7 @@ def _lam(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) -> Fo
     )
 
 
-def _receptive_field(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) -> Found:
+def _receptive_field(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) -> Analysis:
     return _attributed(
         networks,
         shown,
@@ -202,7 +202,7 @@ def _attributed(
     attribute: Callable[[Network], attribution.Attribution],
     *,
     title: str,
-) -> Found:
+) -> Analysis:
     drawn: dict[str, list[Panel]] = {"over the LR image": [], "alone": []}
     rows, says = [], []
     grey = rgb_to_y(shown.lr) if shown.lr.shape[1] == 3 else shown.lr
@@ -222,10 +222,10 @@ def _attributed(
         says.append(f"{each.name}: diffusion index {found.diffusion_index:.2f}, 95 % within {side} LR pixels")
     if len(networks) == 1:  # side by side
         drawn = {"": [panel for panels in drawn.values() for panel in panels]}
-    return Found(_of(networks, shown), title, drawing.maps(drawn, title=title), rows, says)
+    return Analysis(_of(networks, shown), title, drawing.maps(drawn, title=title), rows, says)
 
 
-def _errors(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) -> Found:
+def _errors(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) -> Analysis:
     if shown.hr is None:
         raise ConfigError(
             "hr: errors are differences from an HR image; set hr=<HR image, Set14/barbara, or the set Set14>"
@@ -237,10 +237,10 @@ def _errors(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) ->
     bicubic = means.pop(BICUBIC)
     title = f"Error on luma, {_titled(networks, shown)}"
     says = [_says(name, own) for name, own in means.items()]
-    return Found(_of(networks, shown), title, drawing.error_maps(means, bicubic, title=title), rows, says)
+    return Analysis(_of(networks, shown), title, drawing.error_maps(means, bicubic, title=title), rows, says)
 
 
-def _errors_of_set(networks: Sequence[Network], images: Iterable[Shown]) -> Found:
+def _errors_of_set(networks: Sequence[Network], images: Iterable[Shown]) -> Analysis:
     """For each image, how far networks beat the first one, or a single network beats bicubic upscaling."""
     every = [_bicubic(networks), *networks]
     found: dict[str, dict[str, tuple[Errors, float]]] = {each.name: {} for each in every}
@@ -251,12 +251,12 @@ def _errors_of_set(networks: Sequence[Network], images: Iterable[Shown]) -> Foun
             found[each.name][shown.name] = _measured(each, shown)
     rows = [_row(name, image, *own) for name, of in found.items() for image, own in of.items()]
     psnrs = {name: {image: psnr for image, (_, psnr) in of.items()} for name, of in found.items()}
-    means = {name: errors.mean([own for own, _ in of.values()]) for name, of in found.items()}
+    means = {name: pixel_errors.mean([own for own, _ in of.values()]) for name, of in found.items()}
     rows += _spectra(means)
     bicubic = means.pop(BICUBIC)
     says = [_says(name, own) for name, own in means.items()]
     against = networks[0].name if len(networks) > 1 else BICUBIC
-    gains = {name: errors.wins(psnrs[name], psnrs[against]) for name in means if name != against}
+    gains = {name: pixel_errors.wins(psnrs[name], psnrs[against]) for name in means if name != against}
     for name, images_ in gains.items():
         (best, most), (worst, least) = images_[0], images_[-1]
         says.append(
@@ -265,7 +265,7 @@ def _errors_of_set(networks: Sequence[Network], images: Iterable[Shown]) -> Foun
         )
     title = f"Error on luma, {set_name} x{networks[0].scale}"
     figure = drawing.wins(gains, means, bicubic, against=against, title=title)
-    return Found(f"{safe(set_name)}_x{networks[0].scale}", title, figure, rows, says)
+    return Analysis(f"{safe(set_name)}_x{networks[0].scale}", title, figure, rows, says)
 
 
 def _bicubic(networks: Sequence[Network]) -> Network:
@@ -280,7 +280,7 @@ def _measured(each: Network, shown: Shown) -> tuple[Errors, float]:
     runs = Tiled(each.network.eval(), tile="auto", like=each.network)
     sr = SRModule(runs, scale=each.scale, protocol=shown.protocol).upscale(shown.lr, grey=shown.grey)
     psnr, _ = shown.protocol.measure(sr, shown.hr, each.scale, grey=shown.grey)
-    own = errors.errors(_luma(sr, each.scale, shown), _luma(shown.hr / 255, each.scale, shown))
+    own = pixel_errors.errors(_luma(sr, each.scale, shown), _luma(shown.hr / 255, each.scale, shown))
     return own, psnr.item()
 
 
@@ -308,7 +308,7 @@ def _says(name: str, own: Errors) -> str:
     return f"{name}: mean squared error {own.edges:.2f} at edges, {own.flat:.2f} elsewhere"
 
 
-_OF_NETWORKS: dict[str, Callable[[AnalyzeConfig, Sequence[Network], Shown], Found]] = {
+_OF_NETWORKS: dict[str, Callable[[AnalyzeConfig, Sequence[Network], Shown], Analysis]] = {
     "psd": _psd,
     "residual": _residual,
     "features": _features,
@@ -317,10 +317,10 @@ _OF_NETWORKS: dict[str, Callable[[AnalyzeConfig, Sequence[Network], Shown], Foun
     "receptive_field": _receptive_field,
     "errors": _errors,
 }
-_OF_RUNS: dict[str, Callable[[AnalyzeConfig], Found]] = {
-    "schedule": trainings.schedule,
-    "convergence": trainings.convergence,
-    "tradeoff": trainings.trade_off,
+_OF_RUNS: dict[str, Callable[[AnalyzeConfig], Analysis]] = {
+    "schedule": run_figures.schedule,
+    "convergence": run_figures.convergence,
+    "tradeoff": run_figures.trade_off,
 }
 
 
@@ -330,7 +330,7 @@ def _window(config: AnalyzeConfig, scale: int, shown: Shown) -> tuple[int, int, 
     if config.crop == "auto":
         side = min(config.crop_size, height, width)
         return (width - side) // 2, (height - side) // 2, side, side
-    box = pictured.window_of(config.crop, shown.lr, scale)
+    box = figure_networks.window_of(config.crop, shown.lr, scale)
     return box.left, box.top, box.width, box.height
 
 

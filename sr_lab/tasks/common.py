@@ -13,8 +13,8 @@ from hydra.types import RunMode
 from torch import distributed, nn
 
 from sr_lab.config.identity import code_of
+from sr_lab.config.identity_record import trained_by
 from sr_lab.config.overrides import is_set
-from sr_lab.config.recorded import trained_by
 from sr_lab.config.schema import CheckpointConfig, Config
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.facts import as_published
@@ -27,7 +27,7 @@ from sr_lab.ops.complexity import activations, multi_adds, num_params, peak_memo
 from sr_lab.protocol import Protocol
 from sr_lab.reporting.terminal import Terminal
 from sr_lab.runs import sweep
-from sr_lab.runs.measured import lr_dirs
+from sr_lab.runs.measurement import lr_dirs
 from sr_lab.system.devices import has_gpu, rank
 from sr_lab.training.lit_module import ImageResult
 

@@ -21,8 +21,8 @@ from sr_lab.reporting.formatting import fixed
 from sr_lab.reporting.progress import Progress
 from sr_lab.reporting.saved_images import Pixels, safe
 from sr_lab.system.devices import check_gpu, device_of
-from sr_lab.tasks import common, pictured
-from sr_lab.tasks.pictured import BICUBIC, Network, Shown, window_of
+from sr_lab.tasks import common, figure_networks
+from sr_lab.tasks.figure_networks import BICUBIC, Network, Shown, window_of
 from sr_lab.training.lit_module import SRModule
 
 
@@ -36,10 +36,10 @@ def run(config: CompareConfig, folder: Path, overrides: Sequence[str]) -> None:
         DataError: An image is missing or broken, or the LR image does not fit the HR image.
     """
     check_gpu(config.trainer.accelerator, config.trainer.devices)
-    pictured.refuse_unused(config, overrides)
-    networks = pictured.networks(config, overrides)
+    figure_networks.refuse_unused(config, overrides)
+    networks = figure_networks.networks(config, overrides)
     scale = networks[0].scale
-    shown = pictured.image(config, scale)
+    shown = figure_networks.image(config, scale)
     given = None if config.crop == "auto" else window_of(config.crop, shown.lr, scale)
     stem = "_".join(
         [safe(shown.name), f"x{scale}", *(["-".join(map(str, config.crop))] if given is not None else [])]

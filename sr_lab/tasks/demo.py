@@ -22,7 +22,7 @@ from sr_lab.errors import ConfigError, DataError, SRLabError
 from sr_lab.inference.backends import run_by
 from sr_lab.inference.footprint import measured_scale
 from sr_lab.inference.pictures import Progress
-from sr_lab.inference.reading import read_about
+from sr_lab.inference.reading import read_info
 from sr_lab.inference.side_by_side import Measured, SideBySide, measured, side_by_side
 from sr_lab.inference.tiling import Tiled
 from sr_lab.reporting.formatting import fixed
@@ -138,7 +138,7 @@ class Work:
         if image is None:
             return ""
         try:
-            height, width = read_about(Path(image), self._config.most_pixels).size
+            height, width = read_info(Path(image), self._config.most_pixels).size
         except SRLabError as error:
             return _refused(error, Path(image))
         return _soft(f"{Path(image).name}: {width}x{height} pixels")

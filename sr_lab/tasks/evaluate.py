@@ -17,8 +17,8 @@ from torch import nn
 from sr_lab.checkpoints.opening import open_configured
 from sr_lab.config import code, targets
 from sr_lab.config.compose import to_yaml
-from sr_lab.config.identity import code_of, identity, known
-from sr_lab.config.recorded import other, record
+from sr_lab.config.identity import code_of, identity, run_identity
+from sr_lab.config.identity_record import other_code, record
 from sr_lab.config.schema import EvaluateConfig
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.images import image_size
@@ -33,7 +33,7 @@ from sr_lab.reporting.formatting import fixed
 from sr_lab.reporting.progress import Progress
 from sr_lab.reporting.runs import Run, read_run
 from sr_lab.run_folder import RunFolder
-from sr_lab.runs import measured
+from sr_lab.runs import measurement
 from sr_lab.runs.provenance import provenance, versions
 from sr_lab.system import distributed
 from sr_lab.system.devices import check_gpu, device_name, device_of, float32_matmul_precision, rank
@@ -115,7 +115,7 @@ class _Opened(NamedTuple):
 
 def _open(config: EvaluateConfig, overrides: Sequence[str]) -> _Opened:
     config, network = open_configured(config, overrides, common.console.print)
-    protocol = measured.protocol_of(config)
+    protocol = measurement.protocol_of(config)
     perceptual = _perceptual(config, network, protocol)
     return _Opened(config, network, common.prepared(config, network), protocol, perceptual)
 
@@ -145,7 +145,7 @@ def _is_finished(config: EvaluateConfig, folder: RunFolder) -> bool:
     before, now = values.get("measuring_code"), code.measuring()
     if isinstance(before, dict) and before != now and rank() == 0:
         common.console.print(
-            f"{common.shown(folder.path)}: was measured by {other(before, now)}; measuring again"
+            f"{common.shown(folder.path)}: was measured by {other_code(before, now)}; measuring again"
         )
     return before == now
 
@@ -153,7 +153,7 @@ def _is_finished(config: EvaluateConfig, folder: RunFolder) -> bool:
 def _measure(asked: EvaluateConfig, opened: _Opened, folder: RunFolder) -> None:
     """Measure the images that earlier attempts have not measured, and write the results of all of them."""
     config, runs, protocol = opened.config, opened.runs, opened.protocol
-    sets = [measured.benchmark_set(config, name, protocol) for name in config.benchmark.sets]
+    sets = [measurement.benchmark_set(config, name, protocol) for name in config.benchmark.sets]
     backend = str(runs.network) if isinstance(runs.network, BackendNetwork) else ""
     measuring_code = code.measuring()
     by = {
@@ -168,7 +168,7 @@ def _measure(asked: EvaluateConfig, opened: _Opened, folder: RunFolder) -> None:
     before = _before(config, folder, sets, by, examples)
     if rank() == 0:
         folder.metrics.unlink(missing_ok=True)  # if the run fails, earlier results must not stay
-        record(folder, known(asked))
+        record(folder, run_identity(asked))
         folder.write_config(to_yaml(config))
     with _Progress(sets) as progress:
         file = folder.figures(rank())
@@ -301,7 +301,7 @@ def _explain(opened: _Opened) -> None:
     for label, variant in variants(protocol, colour=colour_of(network)):
         cells = []
         for name in names:
-            images = measured.benchmark_set(config, name, variant)
+            images = measurement.benchmark_set(config, name, variant)
             psnr, ssim = _mean(network, images, variant, config.scale, device)
             cells += [fixed(psnr, 3), fixed(ssim, 4)]
         table.add_row(label, *cells)

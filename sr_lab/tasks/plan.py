@@ -23,8 +23,8 @@ from sr_lab.help import data, layout, option
 from sr_lab.reporting.progress import Progress
 from sr_lab.reporting.terminal import Terminal
 from sr_lab.run_folder import RunFolder
-from sr_lab.runs import measured
-from sr_lab.runs.planned import IMAGE, Job, picture_bytes
+from sr_lab.runs import measurement
+from sr_lab.runs.planned_run import IMAGE, Job, picture_bytes
 from sr_lab.system import unix
 from sr_lab.system.devices import check_gpu, check_precision
 from sr_lab.training import build, cost
@@ -81,7 +81,7 @@ def _check_experiment(overrides: Sequence[str]) -> None:
 
 def _job(config: PlanConfig) -> Job:
     try:
-        complete = measured.complete(config, ()) if config.validation.sets else config
+        complete = measurement.with_measured_identity(config, ()) if config.validation.sets else config
         assert isinstance(complete, PlanConfig)
         folder = RunFolder(identity.planned_folder(complete))
     except DataError:

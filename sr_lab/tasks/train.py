@@ -11,8 +11,8 @@ import lightning
 from sr_lab.checkpoints.reading import Checkpoint
 from sr_lab.checkpoints.weights import load_weights
 from sr_lab.config.compose import to_yaml
-from sr_lab.config.identity import known
-from sr_lab.config.recorded import code_note, record
+from sr_lab.config.identity import run_identity
+from sr_lab.config.identity_record import code_note, record
 from sr_lab.config.schema import TrainConfig
 from sr_lab.datasets.benchmark import BenchmarkSet, MeasuredSet
 from sr_lab.datasets.pairs import HeldOutPairs, PairDataset, TrainingSet
@@ -22,7 +22,7 @@ from sr_lab.protocol import Protocol
 from sr_lab.reporting.experiment import print_runs
 from sr_lab.reporting.runs import read_run
 from sr_lab.run_folder import RunFolder, whole_rows
-from sr_lab.runs import measured, trained_on
+from sr_lab.runs import measurement, trained_on
 from sr_lab.runs.provenance import provenance, similar_unfinished
 from sr_lab.system import distributed, faults
 from sr_lab.system.devices import (
@@ -60,7 +60,7 @@ def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
         ConfigError: A setting of a sweep is given for a single run.
     """
     common.refuse_alone(("sweep",), overrides)
-    run_folder, known_by = RunFolder.at(folder), known(config)
+    run_folder, known_by = RunFolder.at(folder), run_identity(config)
     if not common.in_multirun() and (note := code_note(known_by, run_folder)):
         _say(note)
     from_scratch = config.resume == "never" and not (is_started_again() and run_folder.started_over_by(job()))
@@ -88,7 +88,7 @@ def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
 
 
 def _show_finished(config: TrainConfig, run_folder: RunFolder, overrides: Sequence[str]) -> None:
-    missing = measured.not_measured(config, run_folder, overrides)
+    missing = measurement.not_measured(config, run_folder, overrides)
     others = trained_on.changed_since(config, [run_folder])
     hint = "" if missing or others else " (resume=never trains it again)"
     common.console.print(f"already finished: {run_folder.path}{hint}")
@@ -145,7 +145,7 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, from_scr
                 folder.metrics.unlink(missing_ok=True)  # if the run fails, earlier results must not stay
                 if from_scratch:
                     folder.start_over(job())
-                earlier_code = record(folder, known(config), resumed=last is not None)
+                earlier_code = record(folder, run_identity(config), resumed=last is not None)
                 folder.write_config(to_yaml(config))
         results, tested = _fit_and_test(trainer, folder, parts, last)
         skipped = build.callback_of(trainer, NanPolicy).skipped if config.nan_policy == "skip" else None
@@ -175,8 +175,8 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, from_scr
 
 def _parts(config: TrainConfig, folder: RunFolder, *, resumed: bool, from_scratch: bool) -> _Parts:
     """Build network and data, so that anything missing is reported before the training."""
-    protocol = measured.protocol_of(config)
-    test_sets = [measured.benchmark_set(config, name, protocol) for name in config.benchmark.sets]
+    protocol = measurement.protocol_of(config)
+    test_sets = [measurement.benchmark_set(config, name, protocol) for name in config.benchmark.sets]
     check_names(config.examples, test_sets)
     dataset = trained_on.training_data(config)
     val_sets = _validation_sets(config, dataset, protocol)
@@ -199,7 +199,7 @@ def _parts(config: TrainConfig, folder: RunFolder, *, resumed: bool, from_scratc
             similar = similar_unfinished(config, folder)
         for line in filter(None, (changed, similar)):
             _say(line)
-    setting, choice = build.form(config, module.network, dataset.lr_patch_size, _say)
+    setting, choice = build.layout_and_compilation(config, module.network, dataset.lr_patch_size, _say)
     setting.apply(module.network)
     data = build.TimedDataModule(
         train=dataset,
@@ -228,7 +228,7 @@ def _validation_sets(config: TrainConfig, dataset: TrainingSet, protocol: Protoc
 
     Held-out images have given LR images if the training images do.
     """
-    named = [measured.benchmark_set(config, name, protocol) for name in config.validation.sets]
+    named = [measurement.benchmark_set(config, name, protocol) for name in config.validation.sets]
     if isinstance(dataset, PairDataset):
         return [HeldOutPairs(dataset, config.validation.count, protocol.crop_border(config.scale)), *named]
     makes_lr = protocol if protocol.lr_source != "given" else replace(protocol, lr_source="uint8")

@@ -21,7 +21,7 @@ from sr_lab.errors import ConfigError, SRLabError
 from sr_lab.inference.backends import BackendNetwork, fingerprint
 from sr_lab.inference.image_file import ALL_MEMORY, LEAST_MEMORY, upscaled_file
 from sr_lab.inference.inputs import result_names, search
-from sr_lab.inference.reading import About, Frame, read_about
+from sr_lab.inference.reading import Frame, ImageInfo, read_info
 from sr_lab.inference.self_ensemble import SelfEnsemble
 from sr_lab.inference.tiling import Tiled
 from sr_lab.inference.writing import (
@@ -56,7 +56,7 @@ class Job:
     source: Path
     output: Path | None
     form: Format
-    about: About
+    about: ImageInfo
 
 
 @dataclass(frozen=True)
@@ -233,11 +233,11 @@ def plan(
     Returns:
         The jobs; and image -> reason, for images whose header shows that they cannot be upscaled.
     """
-    readable: list[tuple[Path, Path, Format, About]] = []
+    readable: list[tuple[Path, Path, Format, ImageInfo]] = []
     failed: dict[Path, str] = {}
     for path, below in found:
         try:
-            about = read_about(path, max_pixels)
+            about = read_info(path, max_pixels)
             own = form or (moving_format(about) if about.moves else "png")
             refuse_unwritable(about, config.scale, own)
         except SRLabError as error:

@@ -11,9 +11,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
-from sr_lab.checkpoints.naming import named_scale
 from sr_lab.checkpoints.opening import build_network, fitting_scales
 from sr_lab.checkpoints.reading import open_checkpoint
+from sr_lab.checkpoints.scale_in_name import named_scale
 from sr_lab.checkpoints.weights import take_over
 from sr_lab.config import targets
 from sr_lab.config.schema import TrainConfig
@@ -73,7 +73,7 @@ def module(
         val_sets={images.name: len(images) for images in val_sets},
         test_sets=[images.name for images in test_sets],
         loss=targets.build("loss", config.loss, config.allow),
-        make_optimizer=optimizer(config),
+        make_optimizer=optimizer_factory(config),
         make_scheduler=targets.build("schedule", config.schedule.scheduler, config.allow),
         steps_per_unit=config.steps_of_an_epoch if config.schedule.interval == "epoch" else 1.0,
         monitor=config.schedule.monitor,
@@ -111,7 +111,7 @@ def started_from(config: TrainConfig) -> dict[str, object]:
     return {"started_from": config.model_dump(include=fields) | {"scale": scale}}
 
 
-def optimizer(config: TrainConfig) -> Callable[..., torch.optim.Optimizer]:
+def optimizer_factory(config: TrainConfig) -> Callable[..., torch.optim.Optimizer]:
     """Builds the optimizer; Adam is fused on a GPU, where fp16 otherwise waits for an overflow check."""
     build: Callable[..., torch.optim.Optimizer] = targets.build("optimizer", config.optimizer, config.allow)
     fusible = config.optimizer["_target_"] in ("torch.optim.Adam", "torch.optim.AdamW")
@@ -165,7 +165,7 @@ def _try(module: SRModule, lr_patch_size: int) -> None:
         )
 
 
-def form(
+def layout_and_compilation(
     config: TrainConfig, network: nn.Module, lr_patch_size: int, say: Callable[[str], None]
 ) -> tuple[Setting, Choice | None]:
     """Memory layout and compilation, either as configured or the fastest on this device.
@@ -261,7 +261,7 @@ def callback_of(trainer: Trainer, kind: type[_Callback]) -> _Callback:
     return next(callback for callback in callbacks if isinstance(callback, kind))
 
 
-def watchers(
+def record_and_progress(
     folder: RunFolder, *, batch_size: int, row_interval: int, say: Callable[[str], None]
 ) -> tuple[Record, TrainingProgress]:
     """Callbacks that record and show a training run."""
@@ -351,7 +351,7 @@ def _callbacks(
     interval = max(1, min(50, config.steps // 20))  # steps between two rows of the record
     repeat = None if config.overfit_batches is None else config.overfit_batches * config.batch_size
     per_batch = config.batch_size // config.trainer.accumulate_grad_batches
-    record, progress = watchers(folder, batch_size=per_batch, row_interval=interval, say=say)
+    record, progress = record_and_progress(folder, batch_size=per_batch, row_interval=interval, say=say)
     return [
         record,
         *([progress] if is_shown else []),

@@ -127,7 +127,7 @@ def _measure(config: TrainConfig, device: torch.device) -> Cost:
     batch, accumulate = build.batch_of_a_device(config), config.trainer.accumulate_grad_batches
     network = build_network(config, config.allow).to(device).train()
     plain = config.trainer.model_copy(update={"autotune": False})
-    setting, _ = build.form(
+    setting, _ = build.layout_and_compilation(
         config.model_copy(update={"trainer": plain}), network, patch_size(config), lambda _: None
     )
     setting.apply(network)
@@ -175,7 +175,9 @@ def _step(
 ) -> tuple[Callable[[int], None], torch.optim.Optimizer]:
     """A function that trains on a given number of random samples, and its optimizer."""
     recipe.freeze(network, config.freeze)
-    optimizer = build.optimizer(config)([weight for weight in network.parameters() if weight.requires_grad])
+    optimizer = build.optimizer_factory(config)(
+        [weight for weight in network.parameters() if weight.requires_grad]
+    )
     loss = targets.build("loss", config.loss, config.allow)
     module = SRModule(network, scale=config.scale, protocol=PROTOCOLS["rgb_uint8"], loss=loss)
     degradation = targets.build("degradation", config.degradation, config.allow)

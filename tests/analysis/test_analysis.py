@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sr_lab.analysis import attribution, errors, features, spectrum, stages
+from sr_lab.analysis import attribution, features, pixel_errors, spectrum, stages
 from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.config.networks import model_options
 from sr_lab.errors import ConfigError
@@ -224,23 +224,28 @@ def test_errors_at_an_edge_are_told_from_those_elsewhere():
     hr[:, 10:] = 200
     sr = hr.clone()
     sr[:, 9:11] += 6  # the two columns at the edge
-    found = errors.errors(sr, hr)
+    found = pixel_errors.errors(sr, hr)
     assert (found.edges, found.flat) == (36, 0)
     assert found.map.max() == 6
 
 
 def test_a_flat_image_has_no_edges():
-    assert not errors.edges(torch.full((8, 8), 7.0)).any()
+    assert not pixel_errors.edges(torch.full((8, 8), 7.0)).any()
 
 
 def test_the_mean_of_errors_counts_images_of_any_size_alike():
     small, large = torch.randn(24, 40), 3 * torch.randn(90, 70)
-    found = errors.mean([errors.errors(image, torch.zeros_like(image)) for image in (small, large)])
-    each = [errors.errors(image, torch.zeros_like(image)) for image in (small, large)]
+    found = pixel_errors.mean(
+        [pixel_errors.errors(image, torch.zeros_like(image)) for image in (small, large)]
+    )
+    each = [pixel_errors.errors(image, torch.zeros_like(image)) for image in (small, large)]
     assert found.flat == pytest.approx((each[0].flat + each[1].flat) / 2)
     assert float(found.spectrum.power.mean()) == pytest.approx((1 + 9) / 2, rel=0.2)
     assert len(found.spectrum.frequency) == 64
 
 
 def test_the_wins_are_sorted_by_their_gain():
-    assert errors.wins({"a": 30.0, "b": 31.0, "c": 1.0}, {"a": 29.0, "b": 32.0}) == [("a", 1.0), ("b", -1.0)]
+    assert pixel_errors.wins({"a": 30.0, "b": 31.0, "c": 1.0}, {"a": 29.0, "b": 32.0}) == [
+        ("a", 1.0),
+        ("b", -1.0),
+    ]

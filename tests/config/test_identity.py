@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from sr_lab.config import code
-from sr_lab.config.identity import folder_name, hash8, identity, known, register_resolvers
-from sr_lab.config.recorded import code_note
+from sr_lab.config.identity import folder_name, hash8, identity, register_resolvers, run_identity
+from sr_lab.config.identity_record import code_note
 from sr_lab.errors import SRLabError
 from sr_lab.files import conf_dir
 from sr_lab.run_folder import RunFolder
@@ -209,7 +209,7 @@ def test_a_run_that_was_interrupted_before_it_recorded_its_code_gets_no_note_abo
     folder = RunFolder(tmp_path)
     with folder.attempt():
         assert folder.has_begun()
-    assert code_note(known(compose("trainer=cpu")), folder) is None
+    assert code_note(run_identity(compose("trainer=cpu")), folder) is None
 
 
 def test_hydra_gets_the_run_folder_from_the_identity(base):

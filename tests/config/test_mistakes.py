@@ -7,9 +7,9 @@ import pytest
 
 from sr_lab import __main__ as program
 from sr_lab import tasks
-from sr_lab.config.identity import known
+from sr_lab.config.identity import run_identity
 from sr_lab.config.schema import Config
-from sr_lab.config.typed import as_typed, for_help, understood
+from sr_lab.config.shorthand import as_typed, for_help, understood
 from sr_lab.errors import ConfigError
 from sr_lab.runs import sweep
 from tests.composing import compose
@@ -272,7 +272,7 @@ def test_help_on_several_options_explains_each_once():
 
 def test_an_argument_gives_the_same_run_and_the_same_row_with_or_without_a_plus():
     plus, bare = (compose("trainer=cpu", *understood([f"{plus}model.num_feat=32"])) for plus in ("+", ""))
-    assert (plus, known(plus).values) == (bare, known(bare).values)
+    assert (plus, run_identity(plus).values) == (bare, run_identity(bare).values)
     row = compose(
         "trainer=cpu", "+rows={a: ['+model.num_feat=8']}", "row=0", *understood(["model.num_feat=32"])
     )

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, ImageSequence, features
 from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.errors import DataError
 from sr_lab.inference import pictures
-from sr_lab.inference.reading import About, Frame, read_about, read_frames
+from sr_lab.inference.reading import Frame, ImageInfo, read_frames, read_info
 from sr_lab.inference.self_ensemble import SelfEnsemble
 from sr_lab.inference.tiling import Tiled
 from sr_lab.inference.upscaling import upscale_batch
@@ -35,7 +35,7 @@ def drawn(colours, dtype=np.uint8, alpha=False, seed=0):
 
 
 def about_of(picture, **facts):
-    return About(picture.size, "PNG", **{"moves": False, **facts})
+    return ImageInfo(picture.size, "PNG", **{"moves": False, **facts})
 
 
 def stored(tmp_path, picture, form, about=None, quality=100):
@@ -100,10 +100,10 @@ def camera(orientation=6):
 def test_metadata_is_kept(tmp_path, form, dtype):
     image = Image.fromarray(drawn("RGB").colours)
     image.save(tmp_path / "photo.jpg", exif=camera(), dpi=(300, 200), icc_profile=b"the colours")
-    about = read_about(tmp_path / "photo.jpg", math.inf)
+    about = read_info(tmp_path / "photo.jpg", math.inf)
     assert about.size == (7, 5)  # upright
     path, said = stored(tmp_path, drawn("RGB", dtype), form, about)
-    again = read_about(path, math.inf)
+    again = read_info(path, math.inf)
     assert again.icc == b"the colours"
     assert form == "webp" or again.dpi == pytest.approx((300, 200), abs=0.1)
     if form == "tiff" and dtype == np.uint16:
@@ -126,7 +126,7 @@ def test_a_cameras_orientation_is_applied(tmp_path, name, orientation):
     exif[0x0112] = orientation
     path = tmp_path / name
     if name == "deep.png":
-        about = About((40, 56), "PNG", moves=False, exif=exif.tobytes())
+        about = ImageInfo((40, 56), "PNG", moves=False, exif=exif.tobytes())
         picture = pictures.Picture(pixels.astype(np.uint16) * 257)
         write([Frame(picture)], about, path, "png", 1, STAMP, print)
     else:
@@ -137,7 +137,7 @@ def test_a_cameras_orientation_is_applied(tmp_path, name, orientation):
     small.getexif()[0x0112] = orientation
     expected = np.asarray(ImageOps.exif_transpose(small)).astype(int)
     (picture,) = read(path)
-    assert read_about(path, math.inf).size == picture.size == expected.shape[:2]
+    assert read_info(path, math.inf).size == picture.size == expected.shape[:2]
     levels = picture.in_8_bits().colours.astype(int)
     assert np.abs(levels - expected).mean() < (3 if name == "a.jpg" else 1e-9)
 
@@ -188,7 +188,7 @@ def test_an_animation_keeps_frames_durations_and_loop(tmp_path, source, form, al
     path = tmp_path / f"a.{source}"
     facts = {"duration": [100, 200, 70], "loop": 3, "lossless": True, "disposal": 2 if source == "gif" else 0}
     frames[0].save(path, save_all=True, append_images=frames[1:], **facts)
-    about = read_about(path, math.inf)
+    about = read_info(path, math.inf)
     assert about.moves
     result = tmp_path / f"big.{form}"
     large = [
@@ -212,7 +212,7 @@ def test_an_animation_keeps_frames_durations_and_loop(tmp_path, source, form, al
 @pytest.mark.parametrize(("form", "most"), [("gif", 655_350), ("webp", 2**24 - 1), ("png", 65_535)])
 def test_a_duration_that_a_format_cannot_hold_becomes_the_nearest_that_it_can(tmp_path, form, most):
     levels = [np.full((4, 5, 3), level, np.uint8) for level in (0, 90, 250)]
-    about, result, notes = About((4, 5), "PNG", moves=True, loop=0), tmp_path / f"a.{form}", []
+    about, result, notes = ImageInfo((4, 5), "PNG", moves=True, loop=0), tmp_path / f"a.{form}", []
     durations = zip(levels, (-7, 100, 2**31), strict=True)
     frames = [Frame(pictures.Picture(level, None), duration) for level, duration in durations]
     write(frames, about, result, form, 100, STAMP, notes.append)
@@ -242,8 +242,8 @@ def test_frames_count_together_against_the_limit(tmp_path):
 )
 def test_what_a_format_cannot_hold_is_refused_before_it_is_computed(form, size, moves, said):
     with pytest.raises(DataError, match=said):
-        refuse_unwritable(About(size, "PNG", moves=moves), 2, form)
-    refuse_unwritable(About(size, "PNG", moves=moves), 2, "png")
+        refuse_unwritable(ImageInfo(size, "PNG", moves=moves), 2, form)
+    refuse_unwritable(ImageInfo(size, "PNG", moves=moves), 2, "png")
 
 
 @pytest.mark.parametrize(("suffix", "feature"), [("avif", "avif"), ("jp2", "jpg_2000")])
@@ -257,20 +257,20 @@ def test_formats_that_only_upscaling_reads(tmp_path, suffix, feature):
 def test_a_heic_file_names_the_package_that_reads_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(DataError, match=r"a\.heic: HEIC needs another package; pip install pillow-heif"):
-        read_about(tmp_path / "a.heic", math.inf)
+        read_info(tmp_path / "a.heic", math.inf)
 
 
 def test_pages_are_not_an_animation(tmp_path):
     pages = [Image.new("L", (4, 4), value) for value in (0, 255)]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
     with pytest.raises(DataError, match="has several pages"):
-        read_about(tmp_path / "a.tif", math.inf)
+        read_info(tmp_path / "a.tif", math.inf)
 
 
 def test_a_header_is_read_without_the_pixels(tmp_path, monkeypatch):
     monkeypatch.setattr(Image.core, "zip_decoder", None)
     path, _ = stored(tmp_path, drawn("RGB"), "png")
-    assert read_about(path, math.inf).size == (5, 7)
+    assert read_info(path, math.inf).size == (5, 7)
 
 
 def test_an_exif_record_that_jpeg_cannot_hold_is_dropped_with_a_note(tmp_path):

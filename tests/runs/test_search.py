@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from sr_lab import __main__ as command_line
 from sr_lab.config.compose import load
-from sr_lab.config.identity import folder_name, identity, known, register_resolvers
+from sr_lab.config.identity import folder_name, identity, register_resolvers, run_identity
 from sr_lab.errors import ConfigError
 from sr_lab.files import conf_dir
 from sr_lab.reporting.runs import find_runs
@@ -288,7 +288,7 @@ def test_a_search_belongs_to_the_code_of_everything_that_it_chooses_from(tmp_pat
             composed = hydra.compose("config", words, return_hydra_config=True)
             config = load(composed, (*words, f"run={len(codes)}"))
             monkeypatch.setattr(HydraConfig.instance(), "cfg", composed)
-            codes.append(known(config).code)
+            codes.append(run_identity(config).code)
     assert codes[0] == codes[1] != codes[2]
     assert {name for name in codes[2] if codes[0].get(name) != codes[2][name]} == {"myloss"}
 
@@ -298,7 +298,7 @@ def test_a_module_that_a_search_may_not_name_is_not_imported(tmp_path):
     (tmp_path / "evil.py").write_text("raise SystemExit('was imported')\n")
     space = "+hparams_search.space={loss._target_: [evil.Loss, torch.nn.MSELoss], optimizer: [no, such]}"
     config = compose(*SMOKE, "hparams_search=optuna", "~hparams_search.space", space)
-    assert known(config).code.keys() == known(compose(*SMOKE)).code.keys()
+    assert run_identity(config).code.keys() == run_identity(compose(*SMOKE)).code.keys()
 
 
 @pytest.mark.usefixtures("importable")

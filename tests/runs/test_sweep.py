@@ -18,7 +18,7 @@ from sr_lab.config.compose import to_yaml
 from sr_lab.config.schema import TrainConfig
 from sr_lab.errors import ConfigError
 from sr_lab.run_folder import Listed, RunFolder, read_index, write_index
-from sr_lab.runs import measured, sweep
+from sr_lab.runs import measurement, sweep
 from tests.command_line import sr_lab
 from tests.composing import compose
 
@@ -190,7 +190,9 @@ def test_no_more_jobs_than_slots_run_at_a_time(queue, tmp_path):
 
 def test_a_sweep_ends_by_naming_what_its_jobs_were_not_measured_on(queue, monkeypatch, capsys):
     """Two jobs that differ in the benchmark are one training run, measured on only one of the two."""
-    monkeypatch.setattr(measured, "not_measured", lambda *_: "benchmark: this run was not measured on Set14")
+    monkeypatch.setattr(
+        measurement, "not_measured", lambda *_: "benchmark: this run was not measured on Set14"
+    )
     assert queue({"a": FINISHES}) == 0
     assert capsys.readouterr().out.count("not measured on Set14") == 1
 

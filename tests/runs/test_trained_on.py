@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sr_lab.config.identity import known, training_set
+from sr_lab.config.identity import run_identity, training_set
 from sr_lab.run_folder import RunFolder
 from sr_lab.runs import sweep, trained_on
 from tests.composing import compose
@@ -32,7 +32,7 @@ def finished(place: Path, *more: str) -> sweep.Job:
     """A finished job of a sweep that was trained on these images."""
     given = ("model=imdn", "scale=2", "trainer=cpu", "budget=smoke", "dataset=folder", "dataset.val_count=1")
     config = compose(*given, f"dataset.hr_dir={place}/images", f"paths.cache_dir={place}/cache", *more)
-    job = sweep.Job(config, RunFolder(place / "train" / "run"), (), known(config))
+    job = sweep.Job(config, RunFolder(place / "train" / "run"), (), run_identity(config))
     dataset = training_set(config)
     dataset.prepare()
     job.folder.path.mkdir(parents=True)

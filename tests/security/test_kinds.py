@@ -31,8 +31,8 @@ from sr_lab.config.identity import register_resolvers
 from sr_lab.config.messages import explain
 from sr_lab.config.overrides import LIMIT, WRITTEN, given_to, typed_again
 from sr_lab.config.schema import SCHEMAS, is_path
+from sr_lab.config.task_settings import refuse_unused
 from sr_lab.config.untrusted import stored_network
-from sr_lab.config.uses import refuse_unused
 from sr_lab.errors import ConfigError
 from tests.loopback import Server, serving
 from tests.security import hostile

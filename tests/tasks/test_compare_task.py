@@ -15,7 +15,7 @@ from PIL import Image
 import sr_lab
 from sr_lab.checkpoints.opening import build_network
 from sr_lab.config.schema import CompareConfig
-from sr_lab.config.typed import understood
+from sr_lab.config.shorthand import understood
 from sr_lab.errors import CheckpointError, ConfigError, DataError, SRLabError
 from sr_lab.reporting import crops
 from sr_lab.reporting.crops import Box, Comparison

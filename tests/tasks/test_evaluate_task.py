@@ -21,7 +21,7 @@ from sr_lab.metrics import perceptual
 from sr_lab.models.imdn import IMDN
 from sr_lab.reporting import progress
 from sr_lab.run_folder import RunFolder
-from sr_lab.runs import measured
+from sr_lab.runs import measurement
 from sr_lab.system.interrupts import Ended
 from sr_lab.tasks import evaluate
 from sr_lab.training import figures
@@ -72,7 +72,7 @@ def arguments(place: Path) -> tuple[str, ...]:
 def run(place: Path, folder: Path, *more: str) -> dict[str, object]:
     """Evaluate, and return the results without the date and the time taken."""
     overrides = (*arguments(place), *more)
-    evaluate.run(measured.complete(compose(*overrides), overrides), folder, overrides)
+    evaluate.run(measurement.with_measured_identity(compose(*overrides), overrides), folder, overrides)
     values = json.loads((folder / "metrics.json").read_text())
     return {key: value for key, value in values.items() if key not in ("date", "wall_time_s", "hash")}
 
@@ -360,7 +360,7 @@ def test_published_weights_are_compared_with_the_figure_of_their_authors_code(
     ckpt = weights_dir / "IMDN" / "IMDN_RTC_x2.pth"
     given = ("task=evaluate", f"ckpt='{ckpt}'", "benchmark=set5", f"benchmark.protocol={protocol}")
     config = compose(*given, f"paths.data_dir='{data_dir}'", "trainer=cpu")
-    evaluate.run(measured.complete(config, given), tmp_path, given)
+    evaluate.run(measurement.with_measured_identity(config, given), tmp_path, given)
     assert says in capsys.readouterr().out
 
 
@@ -402,4 +402,4 @@ def test_lpips_of_a_network_that_returns_luma_is_refused(place, tmp_path):
     asked = ("task=evaluate", "model=bicubic", "scale=2", "trainer=cpu", f"paths.data_dir={place}/data")
     words = (*asked, "benchmark.sets=[Two]", "benchmark.protocol=classic_y", "perceptual=[lpips]")
     with pytest.raises(ConfigError, match=r"perceptual.*luma.*classic_y"):
-        evaluate.run(measured.complete(compose(*words), words), tmp_path, words)
+        evaluate.run(measurement.with_measured_identity(compose(*words), words), tmp_path, words)

@@ -13,7 +13,7 @@ from sr_lab.errors import ConfigError, DataError
 from sr_lab.ops.resize import downscale_uint8, mod_crop
 from sr_lab.reporting.experiment import experiment_table
 from sr_lab.reporting.runs import find_runs
-from sr_lab.runs import measured
+from sr_lab.runs import measurement
 from sr_lab.tasks import evaluate, train
 from tests.composing import compose
 
@@ -108,7 +108,7 @@ def _command(data, camera):
 )
 def test_folders_of_given_lr_images_must_fit_the_benchmark(overrides, message):
     with pytest.raises(ConfigError, match=message):
-        measured.protocol_of(compose("task=train", *overrides))
+        measurement.protocol_of(compose("task=train", *overrides))
 
 
 def test_a_run_on_given_lr_images_also_validates_and_tests_on_given_lr_images(data, tmp_path):
@@ -118,7 +118,7 @@ def test_a_run_on_given_lr_images_also_validates_and_tests_on_given_lr_images(da
         *("dataset=folder", f"dataset.hr_dir='{place}/HR'", f"dataset.lr_dir='{place}/camera'"),
         *("benchmark.sets=[Two]", "benchmark.lr=given", "validation.sets=[Two]", "dataset.lr_patch_size=8"),
     )
-    protocol, dataset = measured.protocol_of(config), training_set(config)
+    protocol, dataset = measurement.protocol_of(config), training_set(config)
     held_out, two = train._validation_sets(config, dataset, protocol)
     camera = torch.from_numpy(read_image(place / "camera" / "1_LR2.png")).permute(2, 0, 1) / 255
     assert torch.equal(held_out[0]["lr"], camera)
@@ -135,6 +135,6 @@ def test_held_out_images_without_given_lr_images_get_bicubic_ones_whatever_the_b
         *("task=train", "model=imdn", "scale=2", "trainer=cpu", f"paths.data_dir='{data}'"),
         *("dataset=folder", f"dataset.hr_dir='{place}/HR'", "benchmark.sets=[Two]", "benchmark.lr=given"),
     )
-    (held_out,) = train._validation_sets(config, training_set(config), measured.protocol_of(config))
+    (held_out,) = train._validation_sets(config, training_set(config), measurement.protocol_of(config))
     matlab = torch.from_numpy(read_image(place / "LR" / "X2" / "1x2.png")).permute(2, 0, 1) / 255
     assert torch.equal(held_out[0]["lr"], matlab)

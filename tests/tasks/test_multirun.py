@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from sr_lab import tasks
-from sr_lab.config.identity import known, writes_own_folder
+from sr_lab.config.identity import run_identity, writes_own_folder
 from sr_lab.config.schema import SCHEMAS, Config
 from sr_lab.errors import ConfigError
 from sr_lab.run_folder import RunFolder
@@ -33,7 +33,7 @@ JOBS = {
 
 def planned(task: str, folder: Path, *overrides: str) -> sweep.Planned:
     config = compose(f"task={task}", *overrides)
-    return sweep.Planned(config, RunFolder(folder), overrides, known(config))
+    return sweep.Planned(config, RunFolder(folder), overrides, run_identity(config))
 
 
 @pytest.fixture

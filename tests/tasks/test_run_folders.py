@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sr_lab.config.recorded import Known, record, refuse_another
+from sr_lab.config.identity_record import RunIdentity, record, refuse_another
 from sr_lab.config.schema import SCHEMAS
 from sr_lab.errors import ConfigError
 from sr_lab.run_folder import RunFolder
@@ -58,7 +58,7 @@ def run(place: Path, task: str, *more: str):
 @pytest.mark.parametrize("task", [task for task in SCHEMAS if task not in WITHOUT_RUN_FOLDER])
 def test_every_task_refuses_the_folder_of_another_run(place, task):
     folder = RunFolder(place / "taken")
-    record(folder, Known({"task": "another"}, {}, {}))
+    record(folder, RunIdentity({"task": "another"}, {}, {}))
     folder.write_metrics({"test/Set5/psnr_y": 32.0})
     before = {path: path.read_bytes() for path in folder.path.rglob("*")}
     done = run(place, task, "hydra.run.dir=taken")
@@ -84,27 +84,27 @@ def test_results_without_any_other_file_say_which_run_they_belong_to(tmp_path):
     folder = RunFolder(tmp_path)
     values = {"task": "measure", "scale": 4}
     folder.write_metrics({"identity": values})
-    refuse_another(folder, Known(values, {}, {}))
+    refuse_another(folder, RunIdentity(values, {}, {}))
     with pytest.raises(ConfigError, match=r"differs in scale \(4 there, 2 here\)"):
-        refuse_another(folder, Known(values | {"scale": 2}, {}, {}))
+        refuse_another(folder, RunIdentity(values | {"scale": 2}, {}, {}))
     for damaged in ("[]", '{"identity": {"code": 1}}', "{"):
         folder.metrics.write_text(damaged)
-        refuse_another(folder, Known(values, {}, {}))
+        refuse_another(folder, RunIdentity(values, {}, {}))
 
 
 @pytest.mark.parametrize("damaged", ["", "{", "[]", '{"identity": {}, "codes": []}'])
 def test_a_damaged_identity_lets_no_other_run_in(tmp_path, damaged):
     folder, values = RunFolder(tmp_path), {"task": "evaluate", "scale": 4}
-    record(folder, Known(values, {}, {}))
+    record(folder, RunIdentity(values, {}, {}))
     folder.write_config("scale: 4\n")
     folder.identity.write_text(damaged)
     for asked in (values, values | {"scale": 2}):
         with pytest.raises(ConfigError, match=r"identity\.json' is damaged, and no other file identifies"):
-            refuse_another(folder, Known(asked, {}, {}))
+            refuse_another(folder, RunIdentity(asked, {}, {}))
     folder.write_metrics({"identity": values})
-    refuse_another(folder, Known(values, {}, {}))
+    refuse_another(folder, RunIdentity(values, {}, {}))
     with pytest.raises(ConfigError, match=r"differs in scale \(4 there, 2 here\)"):
-        refuse_another(folder, Known(values | {"scale": 2}, {}, {}))
+        refuse_another(folder, RunIdentity(values | {"scale": 2}, {}, {}))
 
 
 def test_an_interrupted_training_run_with_a_damaged_identity_is_used_on_request(place):

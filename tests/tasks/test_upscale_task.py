@@ -18,7 +18,7 @@ from sr_lab.config.untrusted import settled
 from sr_lab.errors import CheckpointError, ConfigError, DataError
 from sr_lab.inference.image_file import beside_image
 from sr_lab.inference.inputs import result_names
-from sr_lab.inference.reading import About, read_about
+from sr_lab.inference.reading import ImageInfo, read_info
 from sr_lab.inference.tiling import Tiled
 from sr_lab.tasks import upscale
 from sr_lab.tasks.upscale import Job, Manner
@@ -277,7 +277,7 @@ def drawn(path, *sizes):
         pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path / f"{number}.png")
     return [
-        Job(image, path / f"big_{image.name}", "png", read_about(image, math.inf))
+        Job(image, path / f"big_{image.name}", "png", read_info(image, math.inf))
         for image in sorted(path.iterdir())
     ]
 
@@ -528,7 +528,7 @@ def test_no_file_lifts_the_limit_on_pixels():
 def test_a_large_image_gets_smaller_tiles_and_a_small_one_does_not():
     network = Tiled(Entry("ecbsr_m4c16", 2).build())
     for side, least, most in ((1000, 2**31, 2**31), (10_000, 2**28, 2**30)):
-        about = About((side, side), "PNG", moves=False)
+        about = ImageInfo((side, side), "PNG", moves=False)
         assert least <= beside_image(network, about).memory <= most
 
 

@@ -195,9 +195,9 @@ def config():
 
 
 def form(config: TrainConfig, **changed: object) -> None:
-    """Call `build.form` with changed settings of the trainer."""
+    """Call `build.layout_and_compilation` with changed settings of the trainer."""
     trainer = config.trainer.model_copy(update=changed)
-    build.form(config.model_copy(update={"trainer": trainer}), tiny.TinyNet(), 16, print)
+    build.layout_and_compilation(config.model_copy(update={"trainer": trainer}), tiny.TinyNet(), 16, print)
 
 
 @pytest.mark.parametrize(

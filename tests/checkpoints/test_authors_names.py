@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from sr_lab.checkpoints.authors_names import official_weights
 from sr_lab.checkpoints.catalogue import Entry
-from sr_lab.checkpoints.official import official_weights
 from sr_lab.checkpoints.reading import Checkpoint
 from sr_lab.checkpoints.weights import load_weights
 from sr_lab.config.networks import model_options

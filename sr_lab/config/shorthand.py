@@ -12,8 +12,8 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 from sr_lab.config.allowed import DESCRIBED
-from sr_lab.config.naming import options, ours
 from sr_lab.config.schema import is_path, is_window
+from sr_lab.config.suggestions import options, ours
 from sr_lab.errors import ConfigError
 from sr_lab.files import conf_dir
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sr_lab.config.schema import SCHEMAS, Config, EvaluateConfig
-from sr_lab.config.uses import USED_BY, refuse_unused, unused
+from sr_lab.config.task_settings import USED_BY, refuse_unused, unused
 from sr_lab.errors import ConfigError
 from sr_lab.files import conf_dir
 from tests.composing import compose

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sr_lab.config.identity import hash8, identity, known
+from sr_lab.config.identity import hash8, identity, run_identity
 from sr_lab.run_folder import RunFolder
-from sr_lab.runs import measured, sweep
+from sr_lab.runs import measurement, sweep
 from tests.composing import compose
 
 TRAIN = ("model=imdn", "scale=2", "trainer=cpu", "budget=smoke", "benchmark.sets=[Two]")
@@ -36,15 +36,15 @@ def edit(place: Path, folder: str) -> None:
 def asked(place: Path, data: str, *more: str):
     """A training configuration and its command line."""
     overrides = (*TRAIN, f"paths.data_dir={place}/{data}", *more)
-    return measured.complete(compose(*overrides), overrides), overrides
+    return measurement.with_measured_identity(compose(*overrides), overrides), overrides
 
 
 def finished(place: Path, *more: str) -> RunFolder:
     """The folder of a run that was measured on the images in ``data``."""
     config, _ = asked(place, "data", *more)
-    protocol = measured.protocol_of(config)
+    protocol = measurement.protocol_of(config)
     folder = RunFolder(place / "run")
-    digest = measured.benchmark_set(config, "Two", protocol).digest()
+    digest = measurement.benchmark_set(config, "Two", protocol).digest()
     figures = {"test/Two/psnr_y": 30.0, "test/Two/ssim_y": 0.9}
     folder.path.mkdir()
     folder.write_metrics({"protocol": protocol.name, "test_images_sha256": {"Two": digest}, **figures})
@@ -66,7 +66,7 @@ def test_a_finished_run_says_whether_it_was_measured_on_the_current_images(place
     if edited:
         edit(place, edited)
     config, overrides = asked(place, "other", *more)
-    said = measured.not_measured(config, folder, overrides)
+    said = measurement.not_measured(config, folder, overrides)
     assert says in said if says else said == ""
     assert not says or said.endswith(f"'paths.data_dir={place}/other'")
 
@@ -74,18 +74,18 @@ def test_a_finished_run_says_whether_it_was_measured_on_the_current_images(place
 def test_a_finished_run_is_shown_even_if_its_test_images_or_their_digests_are_missing(place):
     folder = finished(place)
     shutil.rmtree(place / "other" / "benchmarks")
-    assert measured.not_measured(asked(place, "other")[0], folder, ()) == ""
+    assert measurement.not_measured(asked(place, "other")[0], folder, ()) == ""
     values = folder.read_metrics()
     del values["test_images_sha256"]  # as in runs of earlier versions
     folder.write_metrics(values)
-    assert measured.not_measured(asked(place, "data")[0], folder, ()) == ""
+    assert measurement.not_measured(asked(place, "data")[0], folder, ()) == ""
 
 
 def test_a_sweep_says_which_finished_jobs_were_measured_on_other_images(place, capsys):
     folder = finished(place)
     edit(place, "HR")
     config, overrides = asked(place, "other")
-    job = sweep.Job(config, folder, overrides, known(config))
+    job = sweep.Job(config, folder, overrides, run_identity(config))
     assert sweep.run([job]) == 0
     said = capsys.readouterr().out
     assert 0 < said.find("not measured on the current images of Two") < said.find("already finished")

@@ -41,7 +41,7 @@ CHANGING = {
 
 
 @dataclass(frozen=True)
-class Known:
+class RunIdentity:
     """What identifies a run.
 
     Args:
@@ -141,7 +141,7 @@ def _is_earlier(folder: RunFolder) -> bool:
     return folder.has_begun() and folder.config.exists() and not folder.identity.exists()
 
 
-def record(folder: RunFolder, known: Known, *, resumed: bool = False) -> list[Code]:
+def record(folder: RunFolder, known: RunIdentity, *, resumed: bool = False) -> list[Code]:
     """Record the run that begins or continues in a folder.
 
     Args:
@@ -160,7 +160,7 @@ def record(folder: RunFolder, known: Known, *, resumed: bool = False) -> list[Co
     return codes[:-1]
 
 
-def with_other_code(known: Known, parent: Path) -> list[tuple[RunFolder, Code]]:
+def with_other_code(known: RunIdentity, parent: Path) -> list[tuple[RunFolder, Code]]:
     """The runs with the same settings begun with different code, newest first, each with its code."""
     own, found = hash8(without_code(known.values)), {}
     for path in parent.glob("*/identity.json"):
@@ -173,7 +173,7 @@ def with_other_code(known: Known, parent: Path) -> list[tuple[RunFolder, Code]]:
     return sorted(found.values(), key=lambda pair: pair[0].since() or 0.0, reverse=True)
 
 
-def refuse_another(folder: RunFolder, known: Known) -> None:
+def refuse_another(folder: RunFolder, known: RunIdentity) -> None:
     """Refuse a folder that contains another run; ``hydra.run.dir`` can name any folder.
 
     Raises:
@@ -203,13 +203,13 @@ def refuse_another(folder: RunFolder, known: Known) -> None:
         )
 
 
-def differing_code(folder: RunFolder, known: Known) -> str:
+def differing_code(folder: RunFolder, known: RunIdentity) -> str:
     """Which code differs between the run in a folder and this run, or an empty string."""
     held = read(folder)
     if held is None and not _is_earlier(folder):  # the run was interrupted before it recorded its identity
         return ""
     before = held.codes[-1] if held is not None else {}
-    return "" if before == known.code else other(before, known.code)
+    return "" if before == known.code else other_code(before, known.code)
 
 
 def trained_by(ckpt: str, code: Code) -> str:
@@ -223,10 +223,10 @@ def trained_by(ckpt: str, code: Code) -> str:
     folder = path if path.is_dir() else path.parent.parent if path.parent.name == "checkpoints" else None
     held = None if folder is None else read(RunFolder(folder))
     before = {} if held is None else {name: held.codes[-1].get(name, "") for name in code}
-    return other(before, code) if held is not None and before != code else ""
+    return other_code(before, code) if held is not None and before != code else ""
 
 
-def code_note(run: Known, folder: RunFolder) -> str | None:
+def code_note(run: RunIdentity, folder: RunFolder) -> str | None:
     """A note for the user if a run or search with the same settings was begun with different code."""
     if folder.has_begun():
         words = differing_code(folder, run)
@@ -240,12 +240,12 @@ def code_note(run: Known, folder: RunFolder) -> str | None:
     older = len(found) - 1
     more = f" (there {'is 1 older run' if older == 1 else f'are {older} older runs'} too)" if older else ""
     return (
-        f"code: '{before.path}' has the same settings and {how}, but was begun with {other(code, run.code)}"
-        f"{more}; this run is a new one; code=any would use that folder instead"
+        f"code: '{before.path}' has the same settings and {how}, but was begun with "
+        f"{other_code(code, run.code)}{more}; this run is a new one; code=any would use that folder instead"
     )
 
 
-def _differing(folder: RunFolder, known: Known) -> list[str]:
+def _differing(folder: RunFolder, known: RunIdentity) -> list[str]:
     """Phrases that say what differs between the run in a folder and another run, apart from code."""
     if (held := read(folder)) is not None:
         pairs = _pairs(_flat(held.identity), _flat(without_code(known.values)))
@@ -276,10 +276,10 @@ def _earlier_settings(folder: RunFolder) -> dict[str, object]:
         values = files.read_yaml(folder.config)
     except (OSError, ValueError):
         return {}
-    return compared(values) if isinstance(values, dict) else {}
+    return comparable_settings(values) if isinstance(values, dict) else {}
 
 
-def compared(values: Mapping[str, object]) -> dict[str, object]:
+def comparable_settings(values: Mapping[str, object]) -> dict[str, object]:
     """The settings to compare in folders of earlier versions, without callbacks that only watch."""
     task = values.get("task", "train")
     if task != "train":
@@ -296,7 +296,7 @@ def _watches(node: object) -> bool:
     return path.startswith("lightning.") and path.rpartition(".")[2] not in CHANGING
 
 
-def other(before: Code, now: Code) -> str:
+def other_code(before: Code, now: Code) -> str:
     """Which code differs, as part of a sentence."""
     names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""

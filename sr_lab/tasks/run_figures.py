@@ -7,8 +7,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from sr_lab.analysis import drawing
-from sr_lab.analysis.drawing import Found
-from sr_lab.analysis.rates import rates
+from sr_lab.analysis.drawing import Analysis
+from sr_lab.analysis.learning_rates import rates
 from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.config import targets
 from sr_lab.config.compose import option
@@ -20,13 +20,13 @@ from sr_lab.ops.complexity import multi_adds, num_params
 from sr_lab.reporting import counts, curves, published, tradeoff
 from sr_lab.reporting.saved_images import safe
 from sr_lab.reporting.tradeoff import Point, Times
-from sr_lab.tasks import common, pictured
+from sr_lab.tasks import common, figure_networks
 from sr_lab.zoo import published as zoo
 
 _Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 
-def schedule(config: AnalyzeConfig) -> Found:
+def schedule(config: AnalyzeConfig) -> Analysis:
     """Learning rates over the steps (IMFM, Fig. 3): of schedules, or as training runs recorded them.
 
     Raises:
@@ -43,7 +43,7 @@ def schedule(config: AnalyzeConfig) -> Found:
     return _found(config, lines, "learning_rate", "learning rate", "Learning rate")
 
 
-def convergence(config: AnalyzeConfig) -> Found:
+def convergence(config: AnalyzeConfig) -> Analysis:
     """Validation PSNR over the steps of training runs (IMFM, Fig. 4; OSFFNet, Fig. 7)."""
     if config.psnr_set is None:
         return _curves(config, "val/psnr_y", "validation PSNR [dB]", "Validation PSNR during training")
@@ -71,17 +71,17 @@ def _planned(config: AnalyzeConfig, name: str) -> tuple[list[float], list[float]
     )
 
 
-def _curves(config: AnalyzeConfig, column: str, ylabel: str, title: str) -> Found:
+def _curves(config: AnalyzeConfig, column: str, ylabel: str, title: str) -> Analysis:
     if config.own_runs is None:
         raise ConfigError(f"own_runs: kind={config.kind} draws training runs; set own_runs=<their folder>")
-    found = curves.read(pictured.own_runs(config), column)
+    found = curves.read(figure_networks.own_runs(config), column)
     if not found:
-        where = pictured.where_to_train(config, config.scale)
+        where = figure_networks.where_to_train(config, config.scale)
         raise ConfigError(f"own_runs: no training run has recorded {column} in {where}")
     return _found(config, {curve.name: (curve.steps, curve.values) for curve in found}, column, ylabel, title)
 
 
-def _found(config: AnalyzeConfig, lines: _Lines, column: str, ylabel: str, title: str) -> Found:
+def _found(config: AnalyzeConfig, lines: _Lines, column: str, ylabel: str, title: str) -> Analysis:
     if config.names:
         if len(config.names) != len(lines):
             raise ConfigError(
@@ -96,19 +96,19 @@ def _found(config: AnalyzeConfig, lines: _Lines, column: str, ylabel: str, title
     ]
     says = [f"{name}: {len(steps)} points, last {values[-1]:.4g}" for name, (steps, values) in lines.items()]
     figure = drawing.curves(lines, title=title, ylabel=ylabel)
-    return Found("", title, figure, rows, says)
+    return Analysis("", title, figure, rows, says)
 
 
-def trade_off(config: AnalyzeConfig) -> Found:
+def trade_off(config: AnalyzeConfig) -> Analysis:
     """PSNR against parameters, multiply-adds and time (OSFFNet, Fig. 5; EFRDN, Fig. 7).
 
     With ``table``, shows that table's networks and values; otherwise all networks that papers compare.
     """
     set_name = config.psnr_set or "Urban100"
     table = None if config.table is None else (config.table.paper, config.table.name)
-    runs = [run for run in pictured.own_runs(config) if not run.problem and run.scale == config.scale]
+    runs = [run for run in figure_networks.own_runs(config) if not run.problem and run.scale == config.scale]
     if config.own_runs is not None and not runs:
-        where = pictured.where_to_train(config, config.scale)
+        where = figure_networks.where_to_train(config, config.scale)
         common.console.print(f"own_runs: there is no finished run at x{config.scale} in {where}")
     times = Times.of([run for run in runs if run.is_cost])
     own = tradeoff.measured([run for run in runs if run.is_as_printed(set_name)], set_name, times)
@@ -128,7 +128,7 @@ def trade_off(config: AnalyzeConfig) -> Found:
         shown = {point.name.partition(" (")[0] for point in printed}
         if missing := [row for row in rows if row not in shown]:
             says.append(f"not implemented here, or printed with another size: {', '.join(missing)}")
-    return Found(f"{safe(set_name)}_x{config.scale}", title, figure, tradeoff.rows(points), says)
+    return Analysis(f"{safe(set_name)}_x{config.scale}", title, figure, tradeoff.rows(points), says)
 
 
 def _weights(scale: int, times: Times, table: tuple[str, str] | None) -> list[Point]:

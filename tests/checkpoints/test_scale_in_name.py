@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sr_lab.checkpoints.naming import NamedScale, named_scale
+from sr_lab.checkpoints.scale_in_name import NamedScale, named_scale
 
 SAYS = {
     2: "aan_x2.pt LBNet-T_X2.pt FDIWNx2/model/model_best.pt SMSR_X2/model/model_1000.pt x2/best.pth",

@@ -23,7 +23,7 @@ from sr_lab.zoo import published
 
 
 @functools.lru_cache(maxsize=1)  # called once for the folder's name and once by the job
-def complete(config: Config, overrides: tuple[str, ...]) -> Config:
+def with_measured_identity(config: Config, overrides: tuple[str, ...]) -> Config:
     """The configuration, completed with the parts of its identity that are not settings.
 
     An evaluation gets the network in its checkpoint and the digest of its images; a training run gets the

@@ -22,7 +22,7 @@ from sr_lab.reporting.counts import printed_name
 from sr_lab.reporting.crops import Box
 from sr_lab.reporting.runs import Run, find_runs, read_run
 from sr_lab.run_folder import checkpoint_file
-from sr_lab.runs.measured import protocol_of
+from sr_lab.runs.measurement import protocol_of
 from sr_lab.tasks import common
 
 _MAX_PIXELS = 32_000_000  # of a result; the results of all networks are in memory together

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from sr_lab.reporting.columns import _COSTS, _METRICS
-from sr_lab.reporting.fitting import choose, width_of
+from sr_lab.reporting.shown_columns import choose, width_of
 from sr_lab.reporting.table import Cell, Column, Row, Table, titles
 from sr_lab.reporting.terminal import print_table
 

@@ -58,12 +58,12 @@ def _compared(checkpoint: Checkpoint) -> Iterator[tuple[Entry, Likeness]]:
                 continue
             like = likeness(*built, checkpoint)
             yield entry, like
-            if like.names < _ALIKE and not like.fits:  # it will not fit at another scale either
+            if like.names < _ALIKE and not like.fits:  # then no other scale fits either
                 break
 
 
 def fitting(checkpoint: Checkpoint) -> list[Entry]:
-    """The networks that have a checkpoint's names and shapes of weights; the authors' names match too."""
+    """The networks whose weights have a checkpoint's names, either ours or the authors', and its shapes."""
     return [entry for entry, like in _compared(checkpoint) if like.fits]
 
 
@@ -120,7 +120,7 @@ def say_scale(
     Args:
         checkpoint: The file.
         scale: The scale that is used.
-        fitting: The scales that its weights fit.
+        fitting: The scales that the file's weights fit.
         asked: The scale that the user asked for, if any.
         note: Called with the sentence.
     """

@@ -15,7 +15,7 @@ from sr_lab.datasets.registry import Archive
 from sr_lab.errors import CheckpointError, SRLabError
 from sr_lab.zoo.published import PREFIX, Published
 
-MIRROR = "SR_LAB_ZOO"  # address or folder of a copy; its files have the same paths as on GitHub
+MIRROR = "SR_LAB_ZOO"  # address or folder of a mirror, whose files have the paths that they have on GitHub
 
 
 def provide(entry: Published, key: str, note: Callable[[str], object]) -> Path:
@@ -23,7 +23,7 @@ def provide(entry: Published, key: str, note: Callable[[str], object]) -> Path:
 
     Args:
         entry: The weights.
-        key: The setting that names them, for error messages.
+        key: The setting that names the weights, for error messages.
         note: Called with a sentence before a download.
 
     Returns:
@@ -43,15 +43,15 @@ def provide(entry: Published, key: str, note: Callable[[str], object]) -> Path:
         return file
     except (OSError, SRLabError) as error:
         is_set = bool(os.environ.get(MIRROR))
-        mirror = f"correct {MIRROR}" if is_set else f"set {MIRROR}=<address or folder of a copy>"
+        mirror = f"correct {MIRROR}" if is_set else f"set {MIRROR}=<address or folder of a mirror>"
         raise CheckpointError(
-            f"{key}: {PREFIX}{entry.name} could not be fetched: {error}; {mirror}, or save "
-            f"{_escaped(entry.address)} yourself and give its path"
+            f"{key}: {PREFIX}{entry.name} could not be fetched: {error}; {mirror}, or download "
+            f"{_escaped(entry.address)} yourself and give the path of the file"
         ) from error
 
 
 def is_right(file: Path, entry: Published) -> bool:
-    """Whether a file exists and is the published one."""
+    """Whether a file exists and is the published file."""
     return file.is_file() and file.stat().st_size == entry.size and digest_of(file, "sha256") == entry.sha256
 
 

@@ -40,7 +40,7 @@ def refuse_foreign(file: Path, key: str) -> None:
     Raises:
         CheckpointError: The message says what the file is instead, and what to do.
     """
-    if is_safetensors(file):  # its own reader checks it, and its first byte may match any other format
+    if is_safetensors(file):  # its own reader checks it; its first byte may be that of another format
         return
     with file.open("rb") as content:
         head = content.read(512)

@@ -22,9 +22,9 @@ class Offered:
     """A network that can be chosen.
 
     Args:
-        name: What it is called on the page; at another scale, another network may have the same name.
+        name: Name of the network on the page; a network of another scale may have the same name.
         scale: Upscaling factor.
-        open: Opens it, on the CPU.
+        open: Opens the network on the CPU.
     """
 
     name: str
@@ -42,8 +42,9 @@ def offered(
     """The networks that can be chosen without a download, those that the user named first.
 
     Args:
-        ckpts: What the user named, as for `open_stored`; opened now, so that a mistake shows at once.
-        scale_of: The scale of an opened network.
+        ckpts: The checkpoints that the user named, as for `open_stored`. They are opened now, so that a
+            mistake shows at once.
+        scale_of: Returns the scale of an opened network.
         note: Called with a sentence about what the weights do not determine, such as the scale.
         allow: Packages that the command line trusts in addition to ours.
 
@@ -79,7 +80,7 @@ def _itself(network: nn.Module) -> nn.Module:
 
 
 def _open_published(entry: Published, note: Note) -> nn.Module:
-    """The network of a downloaded file; its weights need not be compared with every network."""
+    """The network in a downloaded file: the network is known, so none has to be recognised."""
     network = Entry(entry.model, entry.scale).build()
     load_weights(network, open_checkpoint(str(entry.file()), note=note))
     return network.eval()

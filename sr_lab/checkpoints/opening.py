@@ -140,7 +140,7 @@ def open_stored(
         key: The setting that names the file, for error messages.
 
     Raises:
-        CheckpointError: The checkpoint cannot be opened, or see `describe`.
+        CheckpointError: See `describe`; or the checkpoint cannot be opened.
         ConfigError: See `describe`.
     """
     checkpoint = open_checkpoint(path, key, note)

@@ -82,7 +82,8 @@ def open_checkpoint(
             them in half precision.
 
     Raises:
-        CheckpointError: The file is missing, damaged, would have to run code, or contains no weights.
+        CheckpointError: The file is missing or damaged, cannot be opened without running code, or contains no
+            weights.
         FaultError: The file cannot be read because of a disk fault.
     """
     weights = published.named(path, key)
@@ -129,8 +130,9 @@ def _sets_of_weights(content: object, seen: set[int] | None = None, depth: int =
     """The keys of a dict under which there are weights; the usual ones first, in the order of search.
 
     Args:
-        content: What a file holds.
-        seen: The dicts already searched; a dict in a pickle may contain itself, or another a million times.
+        content: The content of a file.
+        seen: The dicts already searched; a dict in a pickle may contain itself, or contain another dict a
+            million times.
         depth: How deep to look.
     """
     if not isinstance(content, dict) or "param_groups" in content:  # an optimizer has tensors too
@@ -178,7 +180,7 @@ def _read(file: Path, key: str) -> Any:
     except CheckpointError:
         raise
     except Exception as error:  # reading a damaged file fails in many ways, which all mean the same
-        # A failing disk says nothing about the file; EINVAL comes from positions in a damaged file.
+        # A disk error says nothing about the file, except EINVAL, which wrong positions in the file cause.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise FaultError(
                 f"{key}: cannot read '{file}': {error.strerror}; "
@@ -263,7 +265,7 @@ def is_plain(value: object) -> bool:
 
 
 def without_prefix(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    """The weights without the prefixes that most names have; a trainer's counter may lack them."""
+    """The weights without the prefixes that most names have; a trainer's counter may have no prefix."""
     state = dict(state)
     while prefix := next((p for p in prefixes if 2 * sum(n.startswith(p) for n in state) > len(state)), None):
         shorter = {name.removeprefix(prefix): value for name, value in state.items()}

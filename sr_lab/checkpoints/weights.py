@@ -51,9 +51,9 @@ class Likeness:
 
     Args:
         fits: Whether names and shapes are equal.
-        names: Share of all names that both have, 0 to 1.
+        names: Share of their names that the checkpoint and the network have in common, 0 to 1.
         shapes: The same share, counting only names with equal shapes.
-        num_shared: Number of names that both have.
+        num_shared: Number of names in common.
     """
 
     fits: bool
@@ -67,7 +67,7 @@ def likeness(network: nn.Module, forms: Forms, checkpoint: Checkpoint) -> Likene
 
     Args:
         network: The network.
-        forms: What `forms_of` returned for it; passed in because folding is slow.
+        forms: What `forms_of` returned for the network; passed in because folding is slow.
         checkpoint: The checkpoint.
     """
     state = {name: value.shape for name, value in _named_as_ours(network, forms, checkpoint.state).items()}

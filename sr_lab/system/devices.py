@@ -124,7 +124,7 @@ def _why_it_compiles_nothing(language: str, compiler: str) -> str | None:
 def float32_matmul_precision(precision: str) -> None:
     """Set the precision of float32 convolutions and matrix products on GPUs with TF32 (Ampere and newer).
 
-    torch's function of that name does not cover convolutions, for which TF32 is on by default.
+    `torch.set_float32_matmul_precision` does not cover convolutions, for which TF32 is on by default.
 
     Args:
         precision: ``highest`` is float32, ``high`` allows TF32.
@@ -136,12 +136,13 @@ def check_gpu(accelerator: str, devices: object = 1) -> None:
     """Refuse a device that is missing or untested, or for which the installed torch has no kernels.
 
     Raises:
-        ConfigError: torch sees no GPU, or has no kernels for it; the message says what to install.
+        ConfigError: The device is not supported, torch finds no GPU, or torch has no kernels for the GPU; the
+            message says what to use or install instead.
     """
     if accelerator == "mps":
         raise ConfigError(
-            "trainer.accelerator: got mps; a Mac's GPU is not supported, since it has no float64, which "
-            "measuring needs, and no result has been checked on one; use trainer=cpu"
+            "trainer.accelerator: got mps; a Mac's GPU is not supported, since no result has been checked "
+            "on one, and it has no float64, which measuring needs; use trainer=cpu"
         )
     if accelerator not in ACCELERATORS:
         raise ConfigError(
@@ -150,7 +151,7 @@ def check_gpu(accelerator: str, devices: object = 1) -> None:
         )
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ConfigError(
-            f"trainer.accelerator: got {accelerator}, but torch sees no GPU here; use trainer=cpu, "
+            f"trainer.accelerator: got {accelerator}, but torch finds no GPU here; use trainer=cpu, "
             "or for several processes trainer=ddp trainer.accelerator=cpu trainer.devices=2"
         )
     if not has_gpu(accelerator) or torch.version.hip is not None:  # AMD cards use other names
@@ -170,7 +171,11 @@ def check_gpu(accelerator: str, devices: object = 1) -> None:
 
 
 def _runs_on(major: int, minor: int, compiled: list[str]) -> bool:
-    """Binary code runs on an equal major and an equal or newer minor version; PTX runs on any newer card."""
+    """Whether a card of this compute capability can run kernels that were compiled for the listed ones.
+
+    Binary code (``sm_``) needs the same major version and the same or a newer minor version; PTX
+    (``compute_``) needs the same or a newer version.
+    """
     for entry in compiled:
         kind, _, digits = entry.partition("_")
         digits = digits.rstrip("af")
@@ -200,7 +205,8 @@ _FULL = r"out of memory|not enough memory|bad.?alloc|allocate memory|memory allo
 def rank() -> int:
     """Number of this process in the run, known before torch.distributed has started.
 
-    On several machines without a launcher (``NODE_RANK``) it is 0 for the first process only.
+    On several machines without a launcher (``NODE_RANK``), only the first process has number 0; processes
+    may share the other numbers.
     """
     return int(_first_set("RANK", "LOCAL_RANK", "SLURM_PROCID")) or int(_first_set("NODE_RANK"))
 
@@ -224,12 +230,12 @@ def why_not_deterministic(
     Args:
         accelerator: ``trainer.accelerator``.
         deterministic: ``trainer.deterministic``: false, true, or ``warn``.
-        benchmark: Whether cuDNN chooses algorithms by measuring them.
+        benchmark: Whether cuDNN chooses algorithms by timing them.
         compiled: Whether torch.compile made the kernels.
-        autotuned: Whether the form of the network was chosen by measuring.
+        autotuned: Whether the form of the network was chosen by timing several forms.
         world: Number of processes.
     """
-    because = ["trainer.autotune: the form of the network was chosen by measuring"] if autotuned else []
+    because = ["trainer.autotune: the form of the network was chosen by timing several"] if autotuned else []
     if not has_gpu(accelerator):
         return because
     if deterministic is not True:
@@ -237,9 +243,9 @@ def why_not_deterministic(
             "GPU kernels: some add atomically, in any order (trainer.deterministic=true avoids them)"
         )
     if benchmark and deterministic is not True:
-        because.append("trainer.benchmark: cuDNN chose its algorithms by measuring")
+        because.append("trainer.benchmark: cuDNN chose its algorithms by timing them")
     if compiled:
-        because.append("trainer.compile: Triton's kernels were chosen by measuring")
+        because.append("trainer.compile: Triton's kernels were chosen by timing them")
     if world > 1:
         because.append(f"NCCL: it chooses the order in which it adds the gradients of {world} processes")
     return because
@@ -264,7 +270,7 @@ def arithmetic(*, tf32: bool, benchmark: bool | None = None) -> Iterator[None]:
 
     Args:
         tf32: Whether TF32 may be used for float32.
-        benchmark: Whether cuDNN chooses algorithms by measuring them; ``None`` changes nothing.
+        benchmark: Whether cuDNN chooses algorithms by timing them; ``None`` changes nothing.
     """
     cudnn, parts = torch.backends.cudnn, _switches()
     before, precisions = cudnn.benchmark, [part.fp32_precision for part in parts]
@@ -308,7 +314,7 @@ def _set_tf32(on: bool, *, matmul: str | None) -> None:
 def exact_float32() -> contextlib.AbstractContextManager[None]:
     """Compute in float32 without TF32, which cuDNN uses by default and which changes PSNR.
 
-    cuDNN is kept from choosing algorithms by measuring them; it would try them all at each new image size,
-    and the last digits would depend on which was fastest.
+    cuDNN is kept from choosing algorithms by timing them; it would try them all at each new image size,
+    and the last digits would depend on which algorithm was fastest.
     """
     return arithmetic(tf32=False, benchmark=False)

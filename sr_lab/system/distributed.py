@@ -71,7 +71,7 @@ def trainer_arguments(
     Args:
         arguments: Arguments in the configuration, including ``devices``, ``num_nodes`` and ``strategy``.
         timeout: Seconds that processes wait for each other.
-        alone: Whether this process must not start others, since they would repeat more than this run.
+        alone: If true, this process must not start others, which would repeat more than this run.
 
     Raises:
         ConfigError: The configuration asks for a different number of devices than were started, or for

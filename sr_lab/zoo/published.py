@@ -23,15 +23,15 @@ class Published:
 
     Args:
         model: Value of ``model=``.
-        scale: Upscaling factor; some files serve several.
+        scale: Upscaling factor; some files are for several scales.
         num_params: Number of parameters of our network; a file with several scales has more.
         repository: ``owner/name`` on GitHub.
         commit: The commit that has the file.
         path: Path of the file in the repository.
-        size: Length in bytes.
+        size: Length of the file in bytes.
         sha256: Digest of the file.
         licence: Licence of the repository, or ``none stated``.
-        protocol: Name of the protocol under which the values below were measured (``benchmark.protocol``).
+        protocol: Name of the protocol with which the values below were measured (``benchmark.protocol``).
         psnr_y: PSNR on the luma of Set5 in dB, measured with the authors' own code.
         ssim_y: SSIM on the luma of Set5.
         printed: PSNR and SSIM as the authors print them, ``32.24/0.8952``.
@@ -129,6 +129,6 @@ def named(path: str, key: str = "ckpt") -> Published | None:
 
 
 def with_digest(sha256: str, scale: int) -> Published | None:
-    """The published weights in a file with this digest, at a scale that it serves."""
+    """The published weights for a scale in the file with this digest, ``None`` if there are none."""
     found = (entry for entry in published().values() if (entry.sha256, entry.scale) == (sha256, scale))
     return next(found, None)

@@ -58,7 +58,7 @@ def default(scale: int | None, *, key: str, command: Callable[[str], str]) -> Pa
     first = next((name for name in names if name.endswith(f"_x{scale}")), names[-1])
     ours = f"the package has weights only for x{', x'.join(map(str, found))}" if found else "none is given"
     raise CheckpointError(
-        f"{key}: a checkpoint is needed, but {ours}; small published ones with a licence are "
+        f"{key}: a checkpoint is needed, but {ours}; small published weights with a licence are "
         f"{', '.join(names)} (downloaded on first use): {command(first)}"
     )
 

@@ -117,7 +117,7 @@ SLOTS = {
             *("max_steps", "max_epochs", "callbacks", "logger", "plugins", "default_root_dir", "precision"),
             *("val_check_interval", "check_val_every_n_epoch", "use_distributed_sampler"),
             *("num_sanity_val_steps", "enable_model_summary", "model_registry"),
-            # only the budget shortens a training run, since the table shows the budget
+            # only the budget may shorten a training run, since tables show the budget
             *("fast_dev_run", "limit_train_batches", "limit_val_batches", "limit_test_batches"),
             *("overfit_batches", "max_time", "min_steps", "min_epochs", "barebones"),
             # no effect: checkpoints are always saved, and there is one endless epoch and no prediction
@@ -158,14 +158,15 @@ INSTEAD = {
     "StochasticWeightAveraging": "its average is not tested and cannot be resumed; use ema_decay=0.999",
     "LearningRateFinder": "it trains before the run starts, and a resumed run would not repeat that; compare "
     "values with -m learning_rate=1e-4,2e-4,5e-4 budget.max_steps=2000, or use hparams_search=optuna",
-    "BatchSizeFinder": "batch_size is part of the recipe, and the size that it finds depends on the memory "
-    "of the device; if memory is short, keep batch_size and set trainer.accumulate_grad_batches=2",
-    "GradientAccumulationScheduler": "it acts at epochs, but a run is one endless epoch, and "
-    "batch_size is the total; set trainer.accumulate_grad_batches=2",
-    "BackboneFinetuning": "it unfreezes at an epoch, but a run is one endless epoch; train with "
+    "BatchSizeFinder": "batch_size is part of the recipe, and the size that this callback finds depends on "
+    "the memory of the device; if memory is short, keep batch_size and set trainer.accumulate_grad_batches=2",
+    "GradientAccumulationScheduler": "it changes the accumulation at given epochs, but a run is one "
+    "endless epoch, and batch_size is that of all accumulated batches together; set "
+    "trainer.accumulate_grad_batches=2",
+    "BackboneFinetuning": "it unfreezes weights at a given epoch, but a run is one endless epoch; train with "
     "freeze=[head,body], then continue with all weights: init_ckpt=<run folder>",
-    "BaseFinetuning": "it freezes and unfreezes at epochs, but a run is one endless epoch; train with "
-    "freeze=[<names of parameters>], then continue with all weights: init_ckpt=<run folder>",
+    "BaseFinetuning": "it freezes and unfreezes weights at given epochs, but a run is one endless epoch; "
+    "train with freeze=[<names of parameters>], then continue with all weights: init_ckpt=<run folder>",
 }
 
 # Names that classes with ``**kwargs`` accept in addition to their named parameters, or that a configuration

@@ -29,7 +29,8 @@ from sr_lab.errors import ConfigError
 # Our packages that compute results. The others (errors, files, reports, the training loop) are identified by
 # the recorded commit.
 _COMPUTE = {"models", "layers", "upsamplers", "strategies", "ops", "losses", "datasets", "degradations"}
-# The packages that take part in measuring a network, and the modules whose imports lead to the rest.
+# The packages whose modules can take part in measuring a network, and the modules at which the search along
+# imports begins.
 _MEASURE = _COMPUTE | {"protocol", "metrics", "inference", "training"}
 _MEASURING = ("sr_lab.training.lit_module", "sr_lab.inference.backends")
 # The versions of these libraries are recorded; their code does not count, even if they are built from source
@@ -60,7 +61,7 @@ def needed(described: object, allow: Sequence[str] = ()) -> Code:
         allow: Packages that the user trusts, in addition to those in ``SR_LAB_ALLOW``.
 
     Raises:
-        ConfigError: A class was not defined in a file.
+        ConfigError: A class is not defined in a file.
     """
     trusted = targets.trusted_packages(allow)
     waiting: list[str] = []
@@ -144,7 +145,7 @@ def _origin(
         if base is None or not _counts(base, trusted, packages):
             inside = f"{module}.{name}"
             return [inside if name not in read.bound and _spec(inside) is not None else module]
-        module = base  # all imports of an __init__.py that only re-exports the name would count
+        module = base  # not the __init__.py that only re-exports the name: all its imports would count
     return [module]
 
 
@@ -155,7 +156,7 @@ class _Module:
     digest: str  # empty for a module without code
     imports: frozenset[tuple[str, str | None]] = frozenset()  # module and name; None for ``import module``
     passed_on: Mapping[str, str] = field(default_factory=dict)  # names imported without renaming -> module
-    bound: frozenset[str] = frozenset()  # names that it defines or imports
+    bound: frozenset[str] = frozenset()  # names that the module defines or imports
     exported: tuple[str, ...] = ()  # ``__all__``
 
 

@@ -126,8 +126,8 @@ def _load(composition: _Composition) -> Config:
     return config
 
 
-# Groups of which several options may be chosen, since each gives its objects names. Hydra would merge several
-# options of any other group too.
+# Groups of which several options may be chosen, since the objects in them have names. Hydra would also accept
+# several options of any other group, and merge them into one.
 _NAMED = ("logger", "callbacks")
 
 

@@ -95,7 +95,8 @@ def guarded(composed: Callable[[DictConfig], object] = lambda _: None) -> Iterat
         # Any other file could be read: its values could be uploaded, its interpolations resolved unchecked.
         if config_path.startswith("/") or ".." in config_path.split("/"):
             raise ConfigError(
-                f"'{config_path}': is not below a folder that is searched; choose an option there"
+                f"'{config_path}': leads out of the folders that are searched for options; "
+                "choose an option in one of them"
             )
         if source.scheme() == "pkg":
             return read(source, config_path)
@@ -106,7 +107,8 @@ def guarded(composed: Callable[[DictConfig], object] = lambda _: None) -> Iterat
             folder = Path(source.path).resolve()
             if not path.resolve().is_relative_to(folder) and folder != conf_dir():  # installers link ours
                 raise ConfigError(
-                    f"{path}: is a link out of the folder that is searched; copy the file there"
+                    f"{path}: is a link to a file outside the folder that is searched; "
+                    "replace the link with a copy of that file"
                 )
             check_size(path)
         result = read(source, config_path)
@@ -137,7 +139,7 @@ def answer_help(answer: Callable[[DictConfig, HydraConf], str]) -> None:
     """Let ``--help`` print our text instead of Hydra's.
 
     Args:
-        answer: Returns the text, given the composed configuration without Hydra's node, and that node.
+        answer: Makes the text from the composed configuration without Hydra's node, and from that node.
     """
     hydras = Hydra.get_help
 
@@ -168,8 +170,8 @@ _KNOWN = re.compile(
     r"\$\{(?=[\w.@/\[\]-]+\}|(?:rows|run_dir|sweep_dir|run_folder|lr_side|share|rest|now|hydra"
     r"|oc\.select):|oc\.env:SR_LAB_\w*[,}])"
 )
-# Any other $ before punctuation. A $\{ counts, since Hydra removes the escape in a row or in a sweep's axis;
-# so does a $ alone, since another value could add the brace.
+# Any other $ before punctuation or at the end: before \{, since Hydra removes the backslash in a row or in a
+# sweep's axis, and at the end, since another value could add the brace.
 _OTHER = re.compile(r"\$(?!\w)")
 
 
@@ -253,7 +255,7 @@ def check_hydra(node: DictConfig, overrides: Sequence[str]) -> None:
     for key in ("launcher", "sweeper"):
         settings: Any = OmegaConf.to_container(
             node[key], resolve=True
-        )  # typed ${...} may name a file's value
+        )  # a typed ${...} may refer to a value from a file
         for setting, content in settings.items():
             if "_target_" in files.texts(content):
                 raise ConfigError(f"hydra.{key}.{setting}: contains a _target_; remove it")

@@ -96,7 +96,7 @@ def _of_task(config: Config) -> Node:
         return {"task": config.task, "only": sorted(config.only)}
     if isinstance(config, MeasureConfig):
         folders = {"sr": _images("sr_dir", config.sr_dir), "hr": _images("hr_dir", config.hr_dir)}
-        # The folders' names count too: two programs that give the same images are still two rows.
+        # The paths of the folders count too: two programs that give the same images still get a row each.
         typed = {"task", "scale", "crop", "colour", "sr_dir", "hr_dir"}
         return config.model_dump(include=typed) | folders
     values = {"task": config.task} | config.model_dump(include=set(MEASURING))
@@ -119,7 +119,8 @@ def _of_task(config: Config) -> Node:
 
 def _machine(config: ComplexityConfig) -> Node:
     """The devices that time and memory are measured on: always a CPU, and a GPU if the run uses one."""
-    # Only this task's results depend on the machine. They are always measured in eager mode, in float32.
+    # Only this task's results depend on the machine. Time and memory are always measured in eager mode and in
+    # float32.
     import torch
 
     from sr_lab.system.devices import device_name, has_gpu, processor
@@ -151,7 +152,7 @@ def _of_training(config: TrainConfig) -> Node:
     values["precision"] = asked if has_gpu(accelerator) else resolve_precision(asked, accelerator)
     if config.trainer.float32_matmul_precision != "high":  # left out by default, to keep older hashes valid
         values["float32_matmul_precision"] = config.trainer.float32_matmul_precision
-    # The best checkpoint depends on the protocol and on the images that choose it.
+    # Which checkpoint is the best depends on the protocol and on the validation images.
     if config.benchmark.protocol != "rgb_uint8":
         given = " on given LR" if config.benchmark.lr == "given" else ""
         values["protocol"] = config.benchmark.protocol + given
@@ -191,7 +192,7 @@ def _bases(node: object) -> list[type]:
 
 
 def _is_own(node: object) -> bool:
-    """Whether a callback is the user's own; it may then change the training in any way."""
+    """Whether a callback is the user's own, and so may change the training in any way."""
     return any(not f"{base.__module__}.".startswith(WATCHING) for base in _bases(node)[:1])
 
 
@@ -291,7 +292,7 @@ _complete: list[Complete] = []  # given to `register_resolvers`
 
 
 def _load(root: DictConfig) -> Config:
-    """Load the configuration from the root that a resolver sees, which includes Hydra's own node."""
+    """Load the configuration from the root node that a resolver gets, which includes Hydra's own node."""
     overrides = given_to(root.hydra)
     config = compose.load(root, overrides, root.hydra.runtime.choices)
     return _complete[0](config, tuple(overrides)) if _complete else config
@@ -337,7 +338,7 @@ def sweep_dir(*, _root_: DictConfig) -> str:
         ConfigError: A file sets where to write, which only the command line may do. This is checked here,
             since Hydra writes into the folder before the configuration is loaded.
     """
-    if _root_.task == "plan":  # Hydra writes into it, and a plan must leave no files behind
+    if _root_.task == "plan":  # Hydra writes into this folder, and a plan must leave no files behind
         return _nowhere()
     paths = typing.cast(Node, OmegaConf.to_container(_root_.paths, resolve=True))
     untrusted.settled({"paths": paths}, compose.own_paths(), given_to(_root_.hydra))
@@ -345,7 +346,7 @@ def sweep_dir(*, _root_: DictConfig) -> str:
     key = "task" if _root_.experiment_name == "train" else "experiment_name"
     name = str(_root_[key])
     if not re.fullmatch(EXPERIMENT_NAME, name):
-        raise ConfigError(f"{key}: must match {EXPERIMENT_NAME}, since it names a folder, got {name!r}")
+        raise ConfigError(f"{key}: names a folder, so it must match {EXPERIMENT_NAME}, got {name!r}")
     return str(Path(str(paths["output_dir"])).expanduser() / name)
 
 

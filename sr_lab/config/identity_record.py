@@ -97,7 +97,7 @@ def settings(values: Mapping[str, object]) -> dict[str, object]:
         | {"freeze": values.get("freeze") or None}
     )
     benchmark = values.get("benchmark")
-    if isinstance(benchmark, Mapping):  # validation is measured with its protocol
+    if isinstance(benchmark, Mapping):  # validation is measured with the benchmark's protocol
         found["benchmark.protocol"] = benchmark.get("protocol")
     form = {"compile", "channels_last", "autotune", "timeout"}  # how the run is computed
     neutral = {f"trainer.{key}" for key in NEUTRAL_TRAINER | form} | {"budget.name"}
@@ -161,7 +161,7 @@ def record(folder: RunFolder, known: RunIdentity, *, resumed: bool = False) -> l
 
 
 def with_other_code(known: RunIdentity, parent: Path) -> list[tuple[RunFolder, Code]]:
-    """The runs with the same settings begun with different code, newest first, each with its code."""
+    """The runs with the same settings that began with different code, newest first, each with its code."""
     own, found = hash8(without_code(known.values)), {}
     for path in parent.glob("*/identity.json"):
         held = read(folder := RunFolder(path.parent))

@@ -53,7 +53,7 @@ def _reworded(error: Exception) -> str | None:
 
 
 def _key_within(typed: str, chain: Sequence[BaseException]) -> str:
-    """The key that does not exist: the typed one, or one in the dictionary that was typed for it."""
+    """The key that does not exist: the typed key, or a key inside the dictionary typed as its value."""
     if typed in _groups():
         return typed
     keys = [str(link.full_key) for link in chain if isinstance(link, OmegaConfBaseException)]
@@ -139,7 +139,7 @@ def _unknown_key(key: str, value: str, task: str) -> str:
             known.update(str(name) for name in found if name not in ("defaults", "_target_"))
     if rest in known:
         return f"{key}: the chosen option of '{top}' has no such setting; choose another, or leave {key} out"
-    add = f"; write +{key} to add an argument of its class" if top in DESCRIBED else ""
+    add = f"; write +{key} to add an argument of the class" if top in DESCRIBED else ""
     return f"{key}: there is no such setting in '{top}'{add}{suggestions.instead(key, known)}"
 
 
@@ -186,8 +186,8 @@ def unknown_setting(key: str, task: str, known: Iterable[str], what: str = "sett
     Args:
         key: The setting.
         task: The chosen task.
-        known: The settings that it has.
-        what: What the key could be.
+        known: The settings that the task has.
+        what: What the key could name, for the message.
     """
     has = _HAS_INSTEAD.get(task, {})
     if owners := [

@@ -36,12 +36,12 @@ def model_node(option: str, scale: int) -> Node:
 
 
 def option_of(model: Node, scale: int) -> str:
-    """The option of ``model=`` with a network's settings, whatever the tail; else the network's class."""
+    """The option of ``model=`` that has a network's settings apart from the tail, or the network's class."""
     return listed_option(model, scale) or str(model["_target_"]).rpartition(".")[2].lower()
 
 
 def listed_option(model: Node, scale: int) -> str | None:
-    """The option of ``model=`` with a network's settings, whatever the tail; ``None`` if there is none."""
+    """The option of ``model=`` that has a network's settings apart from the tail; ``None`` without one."""
     own = {key: value for key, value in model.items() if key != "upsampler"}
     for option, listed in _model_nodes(scale).items():
         if {key: value for key, value in listed.items() if key != "upsampler"} == own:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
-# LIMIT, and the settings for where files are written, except those of callbacks, loggers and the profiler.
-# Only the command line may change their defaults, no file may. task=prepare also writes to paths.data_dir.
+# LIMIT, and the settings that say where files are written; those of callbacks, loggers and the profiler are
+# not listed. Only the command line may change the defaults of these settings. The same holds for
+# paths.data_dir with task=prepare, which writes there.
 LIMIT = "max_pixels"  # protects against untrusted images
 WRITTEN = (
     *("paths.output_dir", "paths.cache_dir", "dataset.cache_dir"),
@@ -24,8 +25,8 @@ def given_to(hydra_node: DictConfig | HydraConf) -> list[str]:
 def typed_again(overrides: Sequence[str]) -> list[str]:
     """The overrides that must be typed again to start a job from its ``config.yaml``.
 
-    These are the overrides that no file may contain, and those with an address. The choice of a group's
-    option, ``allow`` and ``hydra`` are passed on in other ways.
+    These are the overrides that no file may contain, and those whose value is a server's address. The choice
+    of a group's option, ``allow`` and ``hydra`` are passed on in other ways.
     """
     elsewhere = ("~", "hydra")
     typed = [given for given in overrides if not given.lstrip("+").startswith(elsewhere)]

@@ -15,15 +15,15 @@ Place: TypeAlias = Annotated[str, "a file or folder"]
 # Arguments with such a name are paths.
 PATH_NAME = re.compile(r"(^|_)(dir|dirpath|path|folder|root)$")
 
-# With these suffixes, task=upscale's ``output`` is a file; some of these formats are refused later.
+# An ``output`` of task=upscale with one of these suffixes is a file; some of these formats are refused later.
 IMAGE_SUFFIXES = {
     *(".png", ".apng", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp", ".avif", ".jp2", ".heic")
 }
 
 EXPERIMENT_NAME = r"^\w[\w.-]*(/\w[\w.-]*)*$"  # so that it cannot lead out of paths.output_dir
 
-# The recipe's own values where a limit of the budget has changed them, and an epoch's length if the budget
-# must not change it.
+# The values that the recipe had before a limit of the budget changed them, and the steps of an epoch if the
+# budget must not change them.
 Recipe: TypeAlias = dict[
     Literal[
         "steps", "batch_size", "lr_patch_size", "validation_interval", "validation_count", "steps_per_epoch"
@@ -97,7 +97,7 @@ class Strategy(_Strict):
 
 
 class Schedule(_Strict):
-    """Learning-rate schedule; ``interval`` is the unit of its settings.
+    """Learning-rate schedule; its settings count in units of ``interval``.
 
     A schedule that advances after each validation gets the metric named by ``monitor``.
     """
@@ -117,7 +117,7 @@ class Benchmark(_Strict):
 
 
 class Table(_Strict):
-    """The table of a paper, with the names in ``experiments/<paper>/expected.csv``."""
+    """The table of a paper that an experiment repeats, named as in ``experiments/<paper>/expected.csv``."""
 
     paper: str
     name: str
@@ -230,7 +230,7 @@ class TrainConfig(Config):
     """``task=train``."""
 
     init_ckpt: Place | None
-    freeze: Distinct = []  # config.yaml files of older runs lack this and the next
+    freeze: Distinct = []  # config.yaml files of older runs lack this key and the next
     overfit_batches: int | None = Field(default=None, gt=0)
     validation_images: str | None = None  # SHA-256 of the images of validation.sets, not set by the user
     resume: Literal["auto", "never"]
@@ -238,7 +238,7 @@ class TrainConfig(Config):
 
     @property
     def steps_of_an_epoch(self) -> float:
-        """Steps in an epoch; a budget that shortens the run shortens its epochs, unless this was typed."""
+        """Steps in an epoch; a budget that shortens the run also shortens epochs, unless they were typed."""
         if "steps_per_epoch" in self.recipe:
             return self.steps_per_epoch
         return self.steps_per_epoch * self.steps / self.recipe.get("steps", self.steps)
@@ -265,7 +265,7 @@ class CheckpointConfig(NetworkConfig):
 
 
 class EvaluateConfig(CheckpointConfig):
-    """``task=evaluate``; the defaults fill in what its ``config.yaml`` leaves out (see `uses`)."""
+    """``task=evaluate``; the defaults are for settings that a run's ``config.yaml`` leaves out as unused."""
 
     explain: bool
     perceptual: list[Literal["lpips", "lpips_vgg", "dists"]] = []
@@ -343,7 +343,7 @@ class UpscaleConfig(CheckpointConfig):
 
 
 class PicturedConfig(Config):
-    """A task that draws a picture of an image and several networks."""
+    """A task that draws a figure from an image and several networks."""
 
     ckpts: Place | list[Place]
     own_runs: Place | None

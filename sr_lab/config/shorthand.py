@@ -135,7 +135,7 @@ def _is_option(word: str, before: str) -> bool:
 def _read(word: str, parser: OverridesParser, *, one_job: bool) -> str:
     key, is_pair, value = word.partition("=")
     if not is_pair:
-        raise ConfigError(f"{word}: is not a setting; write key=value without spaces, got {word!r}")
+        raise ConfigError(f"{word}: must be a setting, key=value without spaces, got {word!r}")
     if _is_group(word) and value in ("null", "true", "false"):
         raise ConfigError(
             f"{key}: takes the name of one of its options, got {value}; allowed: {', '.join(options(key))}"

@@ -62,7 +62,7 @@ def ours(key: str) -> str | None:
     """Our name of a setting that other frameworks call ``key`` (``trainer.max_epochs`` -> ``steps``).
 
     Returns:
-        ``None`` if no other name is known, or if it is the key itself.
+        ``None`` if we have no name for it, or if our name is ``key`` itself.
     """
     top, _, rest = key.replace("-", "_").partition(".")
     last = rest.rpartition(".")[2] or top
@@ -73,7 +73,7 @@ def ours(key: str) -> str | None:
 
 
 def instead(place: str, known: Iterable[str]) -> str:
-    """The setting that the user probably meant by an unknown one, as the end of a sentence, or empty."""
+    """The end of a message about an unknown setting: what the user probably meant; empty if unclear."""
     names, key = set(known), place.rpartition(".")[2]
     if (known_as := ours(place)) is not None:
         last = known_as.rpartition(".")[2]
@@ -117,11 +117,11 @@ def not_found(path: str, error: Exception) -> str:
     if isinstance(error, AttributeError) and module in sys.modules:
         defined = [each for each, value in vars(sys.modules[module]).items() if inspect.isclass(value)]
         return f"{error}; correct the name of the class{did_you_mean(name, defined)}"
-    return f"{error}; correct it in {module}, or install what it needs"
+    return f"{error}; correct {module}, or install the packages that it needs"
 
 
 def to_trust(path: object, packages: Sequence[str]) -> str:
-    """How to name a class of a package that is not trusted yet, as the end of a sentence."""
+    """The end of an error message: how to allow a class of a package that is not trusted yet, or empty."""
     package, _, name = str(path).partition(".")
     libraries = {each.partition(".")[0] for slot in SLOTS.values() for each in (slot.base, *slot.classes)}
     if not name or package in (*libraries, *packages, *sys.stdlib_module_names):

@@ -40,9 +40,9 @@ class _Described:
         return make if self.partial else make()
 
     def _make(self, *values: object, **more: object) -> object:
-        """The object; a description of the same slot inside it gets what our code passes to this one.
+        """Build the object; descriptions of the same slot in its arguments get what our code passes to it.
 
-        For example, the schedules inside a SequentialLR get its optimizer.
+        For example, the schedules inside a SequentialLR get the same optimizer.
         """
 
         def built(value: object) -> object:
@@ -86,7 +86,7 @@ def check(slot: str, node: object, allow: Iterable[str] = (), *, place: str = ""
 
 
 def build(slot: str, node: object, allow: Iterable[str] = (), /, **arguments: object) -> typing.Any:
-    """Build the object that a description names, or with ``_partial_`` a factory for it.
+    """Build the object that a description names, or a factory for it if ``_partial_`` is true.
 
     Args:
         slot: Key of `allowed.SLOTS`.

@@ -7,13 +7,13 @@ from sr_lab.config.schema import SCHEMAS, Config
 from sr_lab.errors import ConfigError
 
 _RUN = ("train", "evaluate", "upscale", "complexity")  # tasks that run a network
-_NETWORK = (*_RUN, "export")  # tasks that build one
+_NETWORK = (*_RUN, "export")  # tasks that build a network
 _IN_RUN_FOLDER = ("train", "evaluate", "complexity", "measure", "benchmark")  # tasks that write a run folder
 _PICTURES = ("compare", "analyze")  # tasks that draw several networks
 _RECIPE = (*_RUN, *_PICTURES, "prepare", "shard")  # tasks for which an experiment may have settings
 
-# Setting -> the tasks that use it; of two names, the longer one decides. A task also uses the fields of its
-# own schema, and every task uses the settings that are not listed (paths, allow, hydra).
+# The tasks that use each setting; if two names match a key, the longer one decides. A task also uses the
+# fields of its own schema, and every task uses the settings that are not listed (paths, allow, hydra).
 USED_BY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("model", "upsampler", "strategy"), _NETWORK),
     "scale": (*_NETWORK, *_PICTURES, "measure", "prepare"),
@@ -63,12 +63,12 @@ def refuse_unused(task: str, overrides: Sequence[str]) -> None:
         if not _uses(task, key):
             users = [f"task={name}" for name in SCHEMAS if name != "plan" and _uses(name, key)]
             raise ConfigError(
-                f"{key}: is used only by {', '.join(users)}, and this is task={task}; leave it out"
+                f"{key}: is used only by {', '.join(users)}, and this is task={task}; leave {key} out"
             )
 
 
 def _uses(task: str, key: str) -> bool:
-    """Whether a task uses a setting, or one within it (``trainer=cpu`` sets the accelerator)."""
+    """Whether a task uses a setting, or a setting within it (``trainer=cpu`` sets the accelerator)."""
     if task == "plan":  # plans a training run, with all of its settings
         task = "train"
     within = any(name.startswith(f"{key}.") and task in users for name, users in USED_BY.items())

@@ -45,7 +45,7 @@ def settled(values: Node, own: Mapping[str, object], overrides: Sequence[str]) -
     ours = {f"paths.{name}": folder for name, folder in own.items()}
     ours["dataset.cache_dir"] = paths.get("cache_dir") if isinstance(paths, Mapping) else None
 
-    # At least eight characters: TOKENIZERS_PARALLELISM=false and the like are not secrets.
+    # Values of fewer than eight characters are not secrets, as in USE_TOKEN=false.
     secrets = [text for name, text in os.environ.items() if _SECRET.search(name) and len(text) >= 8]
 
     def leaf(place: str, value: object) -> object:

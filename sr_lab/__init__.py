@@ -31,7 +31,7 @@ def __getattr__(name: str) -> object:
 def command() -> None:
     """The installed command ``sr-lab``, the same as ``python -m sr_lab``.
 
-    It runs that module as ``__main__``, from which a run starts its other processes.
+    The code runs as the module ``__main__``, which a run needs to start its other processes.
     """
     import os
     import runpy

@@ -262,7 +262,7 @@ def main() -> int:
 
 
 def _end_at_once() -> None:
-    """Collect no garbage at exit; with torch loaded it takes seconds, and Slurm does not wait.
+    """Collect no garbage at exit; with torch loaded, that would take seconds, and Slurm does not wait.
 
     Triton, which is installed with torch for GPUs, would print a page about objects that still exist.
     """

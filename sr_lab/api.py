@@ -76,7 +76,8 @@ def load(
             precision. The default issues a warning.
 
     Returns:
-        ``(N, C, H, W)`` in [0, 1] -> ``(N, C, rH, rW)``, not clamped; its ``colour`` names the channels.
+        The network: ``(N, C, H, W)`` in [0, 1] -> ``(N, C, rH, rW)``, not clamped; its ``colour`` names the
+        channels.
 
     Raises:
         CheckpointError: The file is missing, unsafe, damaged, or for an unknown network or another scale.
@@ -86,7 +87,7 @@ def load(
     if scale is not None and (not isinstance(scale, int) or scale < 2):
         raise ConfigError(f"load: scale must be a whole number of at least 2, got {scale!r}")
     if isinstance(allow, str):
-        raise ConfigError(f"load: allow is a list of packages, got {allow!r}; write allow=[{allow!r}]")
+        raise ConfigError(f"load: allow must be a list of packages, got {allow!r}; write allow=[{allow!r}]")
     if path_or_name is None:
         path_or_name = shipped.default(scale, key="load", command='sr_lab.load("{}")'.format)
     network = open_network(str(path_or_name), scale, note, allow)
@@ -112,8 +113,8 @@ def export(
     """Write a network in formats that other programs open, with a model card, as ``task=export`` does.
 
     Args:
-        model: What `load` takes, or a network. The settings of a network alone are unknown, so it is
-            not written as ``safetensors``, and its card says nothing about its origin.
+        model: What `load` takes, or a network. The settings of a network without a checkpoint are
+            unknown, so it is not written as ``safetensors``, and its card says nothing about its origin.
         output: Folder of the files, ``imdn_x4.onnx`` and so on, and of the card ``imdn_x4.md``.
         format: ``onnx``, ``pt2``, ``safetensors``, ``official``, or several.
         name: Name of the files; ``None``: network and scale, as in ``imdn_x4``.
@@ -140,7 +141,7 @@ def export(
     words += [f"size={size[0]}x{size[1]}"] if size is not None else []
     words += [f"scale={scale}"] if scale is not None else []
     words += [f"name={name}"] if name is not None else []
-    is_bare = isinstance(model, str) and model in model_options()  # without weights, as bicubic is
+    is_bare = isinstance(model, str) and model in model_options()  # a network without weights, e.g. bicubic
     words += [f"model={model}"] if is_bare else []
     config = composing.compose(words)
     assert isinstance(config, ExportConfig)
@@ -182,8 +183,8 @@ def upscale(
         image: A file; a Pillow image (grey or colour; transparency is kept and upscaled bicubically); an
             array ``(H, W)`` or ``(H, W, 3)`` of uint8, uint16 or floats in [0, 1]; or a floating-point
             tensor ``(C, H, W)`` or ``(N, C, H, W)`` in [0, 1] with 1 or 3 channels.
-        model: The network; its device is used. It stays unchanged: a folded copy runs where that is faster,
-            and is cached until the weights or modules of the network change.
+        model: The network, which runs on its own device and stays unchanged: where a folded copy is faster,
+            the copy runs, and is cached until the weights or modules of the network change.
         tile: See `sr_lab.inference.tiling.Tiled`; ``model`` may also be a `Tiled`.
         progress: Called with the finished share of the image after each tile; not called for a tensor.
         note: Called with a sentence if the result has a lower bit depth than the image (Pillow has only 8-bit
@@ -253,7 +254,7 @@ def _check_range(lowest: float, highest: float) -> None:
     """Refuse values outside of [0, 1], and NaN, which fails every comparison."""
     if not (lowest >= -1e-3 and highest <= 1 + 1e-3):
         raise DataError(
-            f"upscale: floating-point images have values in [0, 1], got {lowest:g} to {highest:g}; "
+            f"upscale: floating-point images must have values in [0, 1], got {lowest:g} to {highest:g}; "
             "divide 8-bit values by 255"
         )
 

@@ -134,7 +134,7 @@ def read_json(path: Path) -> object:
 
     Raises:
         OSError: There is no such file.
-        ValueError: The file is not JSON, too long, or nested too deeply.
+        ValueError: The file is not JSON, is too long, or is nested too deeply.
     """
     try:
         return plain(json.loads(read_text(path)))

@@ -60,7 +60,7 @@ class RunFolder:
 
     @classmethod
     def at(cls, path: Path) -> "RunFolder":
-        """The folder at an absolute path; `refuse_links` refuses a link in its place."""
+        """The run folder at a path, made absolute; a link is kept, so that `refuse_links` can refuse it."""
         return cls(path.absolute() if path.is_symlink() else path.resolve())
 
     @property
@@ -145,7 +145,7 @@ class RunFolder:
         files.write(self.config, text)
 
     def figures(self, process: int) -> Path:
-        """Where a process of an evaluation keeps the values it has measured until the run is finished."""
+        """Where a process of an evaluation keeps its measured values until the run is finished."""
         return self.path / f"figures.{process}.json"
 
     def kept_figures(self) -> list[Path]:
@@ -157,7 +157,7 @@ class RunFolder:
         files.write(self.metrics, json.dumps(_finite(values), indent=2, allow_nan=False) + "\n")
 
     def mark_pruned(self, why: str) -> None:
-        """Record that the run was stopped on purpose; another attempt would resume it."""
+        """Record that the run was stopped on purpose; a new attempt would resume the run."""
         files.write(self.pruned, why + "\n")
 
     def refuse(self, why: str) -> None:
@@ -173,7 +173,7 @@ class RunFolder:
             wait: Called once if another process is running in the folder; the attempt then waits for it.
 
         Yields:
-            Whether nothing remains to be done, since that process has written the results.
+            Whether nothing remains to be done: the process that was waited for has written the results.
 
         Raises:
             ConfigError: Another process is running in the folder, and there is no ``wait``.
@@ -329,7 +329,7 @@ def read_index(parent: Path) -> list[Listed]:
     for job in listed:
         if not isinstance(job.folder, str) or job.folder in ("", "..") or Path(job.folder).name != job.folder:
             raise ConfigError(
-                f"{path}: names a folder that is not next to it, got {job.folder!r}; remove the file"
+                f"{path}: must name run folders next to the file, got {job.folder!r}; remove the file"
             )
         texts = [job.label or "", *job.overrides] if isinstance(job.overrides, list) else [None]
         if not all(isinstance(text, str) for text in texts):

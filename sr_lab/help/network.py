@@ -72,7 +72,7 @@ def takes(source: Source, options: Mapping[str, Sequence[str]]) -> list[tuple[st
     """Rows with the tails and strategies that a network takes."""
     tails = ", ".join(upsamplers(source, options.get("upsampler", ())))
     if "," in tails and not takes_any_tail(source):
-        tails += "; one form of the network takes only native, see its argument"
+        tails += "; one form of the network takes only native, see the arguments"
     applied = strategies(source, options.get("strategy", ()))
     unknown = applied == ("none",) and not source.path.startswith(
         "sr_lab."

@@ -77,7 +77,7 @@ def heading_of(found: Option) -> list[str]:
     lines: list[str] = []
     waiting = ""
     for line in [*found.heading, ""]:
-        text = _TITLE.sub("", line)  # the page ends with the command before a title
+        text = _TITLE.sub("", line)  # the command before a title is printed at the end of the page
         command = re.match(r"\s{2,}|python -m sr_lab", text) is not None
         if waiting and (command or not text):
             lines += layout.wrapped(waiting, indent=2)
@@ -187,7 +187,7 @@ def _settings(
 
 
 def _from(composed: Composed, path: str) -> str:
-    """The source of a value that follows another setting."""
+    """Where a value that refers to another setting comes from; empty for any other value."""
     raw = at(composed.raw, path)
     match = _INTERPOLATION.fullmatch(raw) if isinstance(raw, str) else None
     if match is None:
@@ -224,7 +224,7 @@ def _paper(found: Source) -> list[str]:
     lines += layout.wrapped(network.origin(found), indent=2)
     if network.opens_weights(found):
         lines += layout.wrapped(
-            "sr_lab opens its checkpoints: python -m sr_lab task=evaluate ckpt=<file>", indent=2
+            "sr_lab opens the authors' checkpoints: python -m sr_lab task=evaluate ckpt=<file>", indent=2
         )
     return lines
 

@@ -1,4 +1,4 @@
-"""Jobs that another Hydra launcher (joblib, submitit) runs: joining them and collecting their outcomes."""
+"""Jobs that another Hydra launcher (joblib, submitit) runs: their processes and their outcomes."""
 
 import functools
 import os
@@ -21,7 +21,7 @@ class Outcome(NamedTuple):
 
     folder: Path
     config: Config | None  # None if the configuration is not valid
-    problem: str  # why it failed, or empty
+    problem: str  # why the job failed, or empty
     overrides: list[str]
 
 
@@ -36,7 +36,7 @@ def is_elsewhere(hydra_node: DictConfig | HydraConf) -> bool:
 
 
 def join_tasks() -> None:
-    """Tell Lightning which of submitit's local tasks this process is; on Slurm it finds out itself."""
+    """Tell Lightning which of submitit's local tasks this process is; on Slurm, Lightning knows."""
     if int(os.environ.get("SUBMITIT_LOCAL_NTASKS", 1)) > 1:
         from submitit.helpers import TorchDistributedEnvironment
 

@@ -111,7 +111,7 @@ def benchmark_set(config: Config, name: str, protocol: Protocol) -> BenchmarkSet
 
 
 def not_measured(config: TrainConfig, folder: RunFolder, overrides: Sequence[str]) -> str:
-    """Which images a finished run was not measured on, and the command that does it; empty if none.
+    """Says on which images a finished run was not measured, and which command measures it; empty if none.
 
     Args:
         config: What the user asks for now.

@@ -22,7 +22,7 @@ class Job:
 
     Args:
         config: Its configuration.
-        folder: Its run folder; ``None`` if its images are missing, since they are part of its identity.
+        folder: Its run folder; ``None`` if images are missing, since they are part of the run's identity.
         state: The state of the folder.
         done: Steps that an earlier attempt has trained.
         copies: Number of training runs of this cost: the remaining trials of a search, otherwise 1.
@@ -38,7 +38,7 @@ class Job:
 
     @property
     def finished(self) -> bool:
-        """Whether the sweep would only show its result."""
+        """Whether the sweep would only show the run's result."""
         return self.state == "finished" and self.config.resume != "never"
 
     @property

@@ -86,7 +86,7 @@ def command(folder: Path, overrides: Sequence[str] = ()) -> list[str]:
 
     Args:
         folder: The run folder.
-        overrides: The command line of the job; only those that `typed_again` selects are passed on.
+        overrides: The overrides of the job; only those that `typed_again` selects are passed on.
     """
     return [
         *(sys.executable, "-m", "sr_lab"),
@@ -172,7 +172,11 @@ def shared_folders(jobs: Sequence[Planned]) -> list[str]:
         ]
         if len({hash8(job.known.values) for job in same}) > 1:
             shards = isinstance(same[0].config, ShardConfig)
-            remedy = "give each an output" if shards else "leave out hydra.sweep.dir and hydra.sweep.subdir"
+            remedy = (
+                "give each job its own output"
+                if shards
+                else "leave out hydra.sweep.dir and hydra.sweep.subdir"
+            )
             raise ConfigError(
                 f"sweep: the jobs {' and '.join(names)} are different runs, but both would use the folder "
                 f"'{folder}'; {remedy}"
@@ -275,7 +279,9 @@ class Queue:
 
     def work(self) -> None:
         """Run all jobs; if the sweep ends for any reason, they end with it."""
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a script's background; inherited by jobs
+        if (
+            signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        ):  # in the background; jobs would inherit it
             signal.signal(signal.SIGINT, lambda number, frame: None)
         try:
             with self._progress() as show:

@@ -94,9 +94,9 @@ def note_images(config: TrainConfig, folder: RunFolder, dataset: TrainingSet, *,
 def changed_since(config: TrainConfig, folders: Sequence[RunFolder]) -> list[str]:
     """A phrase for each finished run whose images differ from those that a configuration names now.
 
-    If the files have the recorded paths, sizes and modification times, nothing is read: 900 images take
-    about 0.03 s. Otherwise the pixels are compared. Those of training images come from the cache if it has
-    them; decoding an image takes about 0.06 s.
+    If the files have the recorded paths, sizes and modification times, no image is read: checking 900
+    images takes about 0.03 s. Otherwise the pixels are compared by their hashes. The cache may have the
+    hashes of training images; any other image has to be decoded, which takes about 0.06 s.
 
     Args:
         config: Configuration of the runs, which may differ in everything but the images.

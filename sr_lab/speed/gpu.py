@@ -183,7 +183,7 @@ class _Runs:
 
 
 def _training(model: str, device: str) -> Benchmark:
-    """Images per second of forward pass, backward pass and optimizer."""
+    """Images per second in training steps: forward pass, backward pass and optimizer."""
     build = partial(_network, model)
     reference = Form(PRECISIONS[0], Setting())
     runs = {
@@ -279,7 +279,7 @@ def _graph(form: Form, build: Callable[[], nn.Module], device: str) -> Callable[
 
 
 def _replay(graph: torch.cuda.CUDAGraph, _recorded: Callable[[], Tensor]) -> None:
-    """Run a graph; the arguments keep alive the network and the image that it reads."""
+    """Run a graph; the arguments keep alive the network and the image, which the graph reads."""
     graph.replay()
 
 
@@ -326,7 +326,9 @@ def roofline_s(model: str, lr_shape: tuple[int, ...]) -> float | None:
     peaks = peaks_of(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
     if peaks is None:
         return None
-    one = traffic(_network(model), (1, *lr_shape[1:])).fused  # the weights' own traffic is negligible
+    one = traffic(
+        _network(model), (1, *lr_shape[1:])
+    ).fused  # the memory traffic of the weights is negligible
     return lr_shape[0] * one.seconds(peaks, bytes_per_value=2)
 
 

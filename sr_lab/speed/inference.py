@@ -32,11 +32,12 @@ def benchmarks(workspace: Path) -> list[Benchmark]:
 
     Returns:
         ``tiling.ratio_to_whole``: the time for tiles divided by the time for the whole image;
-        ``tiling.planned``: the same for the number of pixels read. ``fold.<network>_ratio_to_unfolded``: the
-        folded network's time divided by the unfolded one's. ``backend.<backend>_ratio_to_eager``: the folded
-        network's time in eager torch divided by its time in the backend;
+        ``tiling.planned``: the same ratio for the number of pixels that are read.
+        ``fold.<network>_ratio_to_unfolded``: the folded network's time divided by the unfolded one's.
+        ``backend.<backend>_ratio_to_eager``: the folded network's time in eager torch divided by its time in
+        the backend;
         ``backend.<backend or eager>_share_of_matmul``: the network's multiply-adds per second divided by
-        those of a large matrix product, an upper bound.
+        those of a large matrix product, which is an upper bound.
     """
     return [_tiling(), _fold(), _backend(workspace)]
 
@@ -104,7 +105,7 @@ def _seconds_by(network: nn.Module, backend: str, workspace: Path, lr: Tensor) -
     @functools.cache
     def prepared() -> Callable[[], float]:
         run = _seconds(run_by(network, backend, cache_dir=workspace), lr)
-        run()  # OpenVINO compiles the network for a size when the size comes a second time
+        run()  # OpenVINO compiles the network for a size at the second image of that size
         return run
 
     return lambda: prepared()()

@@ -130,7 +130,7 @@ class Timed:
 
 @arithmetic(tf32=True, benchmark=True)  # as in conf/trainer/default.yaml
 def with_bare_loop(network: nn.Module, batches: list[PatchBatch], *, steps: int, device: str) -> float:
-    """Seconds per step of the reference: the simplest loop that computes the same."""
+    """Seconds per step of the reference: the simplest loop that computes the same steps."""
     network.to(device).train()
     loss_of = nn.L1Loss()
     optimizer = _optimizer(network.parameters())

@@ -159,7 +159,7 @@ def test_the_page_of_imfm_says_what_a_reader_needs():
 
 def test_the_page_of_a_network_with_published_weights_says_where_they_are_from():
     said = " ".join(helped("model=bsrn").split())
-    assert "Authors' code: github.com/xiaom233/BSRN (MIT). sr_lab opens its checkpoints:" in said
+    assert "Authors' code: github.com/xiaom233/BSRN (MIT). sr_lab opens the authors' checkpoints:" in said
     assert "x4 32.35 28.73 27.65 26.27 30.84" in said  # as the papers print
 
 

@@ -1064,7 +1064,7 @@ def test_a_start_from_scratch_follows_no_link(tmp_path, name):
 def test_the_index_of_a_sweep_cannot_name_another_folder(tmp_path, mark, name):
     job = {"folder": name, "label": None, "overrides": []}
     (tmp_path / "sweep.json").write_text(json.dumps({"version": 1, "jobs": [job]}))
-    with pytest.raises(ConfigError, match="not next to it"):
+    with pytest.raises(ConfigError, match="must name run folders next to the file"):
         read_index(tmp_path)
 
 

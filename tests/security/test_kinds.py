@@ -255,7 +255,7 @@ def test_our_own_files_may_be_links_as_some_installers_make_them(tmp_path, mark,
         link = linked / file.relative_to(ours)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(file)
-    assert "is a link out of the folder" in survives(*SMOKE, folder=linked)
+    assert "is a link to a file outside the folder" in survives(*SMOKE, folder=linked)
     monkeypatch.setattr(hydra_guard, "conf_dir", lambda: linked)
     assert "task: train\n" in survives(*SMOKE, folder=linked)
 

@@ -128,7 +128,7 @@ def test_an_unused_card_is_not_refused(gpu):
 
 @pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
 def test_a_missing_gpu_is_refused_with_the_setting_to_use_instead(no_gpu, accelerator):
-    with pytest.raises(ConfigError, match=f"got {accelerator}, but torch sees no GPU here; use trainer=cpu"):
+    with pytest.raises(ConfigError, match=f"got {accelerator}, but torch finds no GPU here; use trainer=cpu"):
         devices.check_gpu(accelerator)
 
 
@@ -211,7 +211,7 @@ def test_a_mac_trains_on_its_cpu(no_gpu, monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     arguments = distributed.trainer_arguments({"accelerator": "auto", "devices": 1}, timeout=1)
     assert arguments["accelerator"] == "cpu"
-    with pytest.raises(ConfigError, match="sees no GPU"):
+    with pytest.raises(ConfigError, match="finds no GPU"):
         devices.check_gpu("gpu")
 
 

@@ -101,7 +101,7 @@ def test_the_index_of_a_sweep_is_locked_without_fcntl(no_fcntl, monkeypatch, tmp
 def test_a_job_of_the_index_is_next_to_it(tmp_path, name):
     index = {"jobs": [{"folder": name, "label": None, "overrides": []}]}
     (tmp_path / "sweep.json").write_text(json.dumps(index))
-    with pytest.raises(ConfigError, match="names a folder that is not next to it"):
+    with pytest.raises(ConfigError, match="must name run folders next to the file"):
         read_index(tmp_path)
 
 

@@ -161,7 +161,7 @@ def record(folder: RunFolder, known: RunIdentity, *, resumed: bool = False) -> l
 
 
 def with_other_code(known: RunIdentity, parent: Path) -> list[tuple[RunFolder, Code]]:
-    """The runs with the same settings that began with different code, newest first, each with its code."""
+    """The runs with the same settings but other code at their start, newest first, each with its code."""
     own, found = hash8(without_code(known.values)), {}
     for path in parent.glob("*/identity.json"):
         held = read(folder := RunFolder(path.parent))

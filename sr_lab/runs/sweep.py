@@ -279,9 +279,8 @@ class Queue:
 
     def work(self) -> None:
         """Run all jobs; if the sweep ends for any reason, they end with it."""
-        if (
-            signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-        ):  # in the background; jobs would inherit it
+        # A script's background processes ignore SIGINT, and jobs would inherit this.
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             signal.signal(signal.SIGINT, lambda number, frame: None)
         try:
             with self._progress() as show:

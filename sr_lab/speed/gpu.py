@@ -326,9 +326,8 @@ def roofline_s(model: str, lr_shape: tuple[int, ...]) -> float | None:
     peaks = peaks_of(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
     if peaks is None:
         return None
-    one = traffic(
-        _network(model), (1, *lr_shape[1:])
-    ).fused  # the memory traffic of the weights is negligible
+    # Multiplied by the batch below: the memory traffic of the weights is negligible.
+    one = traffic(_network(model), (1, *lr_shape[1:])).fused
     return lr_shape[0] * one.seconds(peaks, bytes_per_value=2)
 
 

@@ -71,7 +71,7 @@ def load(
         backend: What runs the network, see `sr_lab.inference.backends.run_by`; all backends but ``eager`` are
             for inference only.
         allow: Your own packages whose classes a checkpoint may name, as ``allow=`` on the command line.
-        note: Called with a sentence if the scale was taken from the file's name or differs from it (the
+        note: Called with a sentence if the scale was taken from the file's name or contradicts the name (the
             weights of some networks have the same shapes at several scales), or if the weights are in half
             precision. The default issues a warning.
 

@@ -86,7 +86,7 @@ def recognised(
         checkpoint: A file that does not describe its network.
         scale: The scale that the user asked for, ``None`` for the file's own scale.
         key: The setting that names the file, for error messages.
-        note: Called with a sentence if the scale was taken from the file's name, or differs from it.
+        note: Called with a sentence if the scale was taken from the file's name, or contradicts the name.
 
     Raises:
         CheckpointError: The checkpoint fits no network (the message lists what is missing), or several.

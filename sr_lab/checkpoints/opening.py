@@ -236,7 +236,7 @@ def _fits(config: Config, scale: int, checkpoint: Checkpoint) -> bool:
 
 
 def _refuse_other_network(checkpoint: Checkpoint, named: dict[str, str]) -> None:
-    """Refuse a network, or a part of one, on the command line when the checkpoint records its own."""
+    """Refuse overrides that set the network, or a part of it, since the checkpoint records its network."""
     assert checkpoint.record is not None
     model, scale = checkpoint.record.get("model"), checkpoint.record.get("scale")
     for group, override in named.items():

@@ -1,4 +1,4 @@
-"""The identity of a run, a hash of everything that changes its results; the same command resumes the run."""
+"""The identity of a run: a hash of everything that changes its results, by which a command finds the run."""
 
 import atexit
 import contextlib

@@ -39,7 +39,7 @@ def _state(folder: str) -> str:
 
 
 def missing(folders: Sequence[str]) -> list[str]:
-    """The folders that do not exist; all of them for a document, since it must not depend on a machine."""
+    """The folders that do not exist; for a document, which must not depend on a machine, all folders."""
     if layout.is_markdown():
         return list(folders)
     return [folder for folder in folders if _state(folder) == "missing"]

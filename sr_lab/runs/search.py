@@ -211,7 +211,7 @@ def run(config: TrainConfig, composed: DictConfig, folder: Path, overrides: Sequ
             )
         if config.resume == "never":
             raise ConfigError(
-                f"resume: a search always continues, got never; remove {folder} to start from scratch"
+                f"resume: must be auto for a search, got never; remove {folder} to start from scratch"
             )
         space = read_space(settings.space, overrides)
         _check_ends(space, make)

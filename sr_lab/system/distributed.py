@@ -91,7 +91,7 @@ def trainer_arguments(
         several = found.devices * found.machines > 1
     else:
         if arguments.get("accelerator") == "cpu" and devices in (-1, "-1"):
-            raise ConfigError("trainer.devices: a CPU has no devices to count, got -1; give a number, e.g. 2")
+            raise ConfigError("trainer.devices: must be a number of processes on a CPU, got -1; set e.g. 2")
         several = devices != 1 or arguments.get("num_nodes", 1) != 1
         if several and alone:
             raise ConfigError(

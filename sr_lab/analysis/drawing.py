@@ -48,9 +48,9 @@ class Analysis:
 
     Args:
         of: The analysed image, for the names of the files: ``baby_x4``; may be empty.
-        title: What its picture shows.
-        figure: The picture.
-        rows: The numbers behind it.
+        title: What the figure shows.
+        figure: The figure.
+        rows: The numbers that the figure shows.
         says: What the numbers mean, a sentence for each network.
     """
 
@@ -66,7 +66,7 @@ class Panel:
     """A map with its caption.
 
     Args:
-        caption: What it shows, e.g. ``block 3``.
+        caption: What the map shows, e.g. ``block 3``.
         map: ``(H, W)``, or an RGB image ``(H, W, 3)`` in [0, 1], which gets no colour scale.
         unit: Label of the colour scale; empty for an image.
         limits: Ends of the colour scale; ``None``: those of the shared scale, or the 1st and the 99th
@@ -80,7 +80,7 @@ class Panel:
 
 
 def style() -> AbstractContextManager[None]:
-    """Matplotlib's settings for these figures, within the block."""
+    """Matplotlib's settings for these figures, as a context manager."""
     return rc_context(_STYLE)
 
 
@@ -88,9 +88,9 @@ def written(figure: Figure, *, made_by: str, says: str) -> dict[str, bytes]:
     """The figure as PNG (300 dpi) and PDF, by suffix.
 
     Args:
-        figure: What is written.
+        figure: The figure to write.
         made_by: The task, which the file records as its software.
-        says: What it shows, which the file records as its description.
+        says: What the figure shows, which the file records as its description.
     """
     made = {}
     software = f"sr_lab {made_by}"
@@ -248,7 +248,7 @@ def wins(
     against: str,
     title: str,
 ) -> Figure:
-    """Gain of each network over another one on each image, best first; below, mean errors as in `error_maps`.
+    """Gain of each network over ``against`` on each image, largest first; below, errors as in `error_maps`.
 
     Args:
         gains: For each network, the images and its gain in PSNR (dB) on each of them, largest gain first.
@@ -283,7 +283,7 @@ def wins(
 def _above_errors(
     networks: Mapping[str, Errors], bicubic: Errors, *, height: float, title: str
 ) -> tuple[Figure, SubFigure]:
-    """A figure with the errors of each network at its bottom, and the part above them."""
+    """A figure whose lower part shows the errors of each network, and its empty upper part."""
     figure = Figure(figsize=(WIDTH, height + 2.8), layout="constrained")
     figure.suptitle(title, fontsize=8)
     (above,), (below,) = figure.subfigures(2, 1, squeeze=False, height_ratios=(height, 2.6))
@@ -345,7 +345,7 @@ def _show(axis: Axes, panel: Panel, scale: tuple[float, float] | None) -> None:
 
 
 def _limits(found: Sequence[Tensor]) -> tuple[float, float]:
-    """The 1st and the 99th percentile of all values, so that one pixel does not darken the rest."""
+    """The 1st and the 99th percentile of all values, so that one pixel does not darken all others."""
     if not found:
         return 0.0, 1.0
     values = np.concatenate([each.double().flatten().numpy() for each in found])

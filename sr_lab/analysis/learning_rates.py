@@ -23,7 +23,7 @@ def rates(
 
     Args:
         make_scheduler: Called with an optimizer.
-        learning_rate: Where the schedule starts.
+        learning_rate: Learning rate at which the schedule starts.
         steps: Number of optimizer steps of the run.
         steps_per_unit: Number of optimizer steps after which the scheduler advances by one.
 

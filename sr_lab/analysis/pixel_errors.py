@@ -11,7 +11,7 @@ from torch import Tensor
 from sr_lab.analysis.spectrum import Spectrum, psd
 
 EDGE_SHARE = 0.2  # share of the pixels that count as edges: those with the strongest gradients
-_BINS = 64  # of a mean spectrum
+_BINS = 64  # number of bins of a mean spectrum
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Errors:
     Args:
         map: ``(H, W)``, absolute error in grey levels, 0 to 255; empty for the mean over several images.
         edges: Mean squared error at the edges of the HR image, in squared grey levels.
-        flat: The same elsewhere.
+        flat: Mean squared error elsewhere, in squared grey levels.
         spectrum: Power spectral density of the error.
     """
 

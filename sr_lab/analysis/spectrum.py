@@ -35,7 +35,7 @@ class Spectrum:
 
     @property
     def share(self) -> float:
-        """Share of the high frequencies in the power up to 0.5; independent of the features' magnitude."""
+        """High frequencies' share of the power up to 0.5 cycles per pixel; the features' scale cancels."""
         # The number of frequencies in a ring is proportional to its radius.
         energy = self.power * self.frequency
         return float(energy[self.frequency >= HIGH].sum() / energy.sum().clamp_min(1e-300))
@@ -45,7 +45,7 @@ def psd(features: Tensor, *, bins: int | None = None) -> Spectrum:
     """Radially averaged power spectral density, the mean over channels and images.
 
     The mean of each channel is removed and a Hann window applied, so that the jump between opposite borders
-    of the image does not look like detail. The power is divided by that of the window.
+    of the image does not look like detail. The power is divided by the window's power.
 
     Args:
         features: ``(N, C, H, W)`` of any range.

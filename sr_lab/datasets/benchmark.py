@@ -58,7 +58,7 @@ class BenchmarkSet(Dataset[BenchmarkImage]):
         name: Name in tables and metrics, e.g. ``Set5``.
         files: HR images, e.g. from `benchmark_files`.
         scale: Downscaling factor.
-        protocol: Makes the LR image; `Protocol.measure` takes ``hr`` and ``grey``.
+        protocol: Makes the LR images; `Protocol.measure` takes the ``hr`` and ``grey`` of an image.
         lr_files: Given LR image for each of ``files``. ``None``: the protocol makes them.
         limit: How many of ``files`` to use, starting with the first. ``None``: all.
 

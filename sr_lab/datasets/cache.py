@@ -196,7 +196,7 @@ def _sha256(content: bytes) -> str:
 
 
 def _read(path: Path) -> NDArray[np.uint8] | None:
-    """An image from an earlier build; ``None`` if it is missing or damaged."""
+    """The pixels in a file from an earlier build; ``None`` if the file is missing or damaged."""
     try:
         pixels: NDArray[np.uint8] = np.load(path)
     except (OSError, ValueError, EOFError):

@@ -1,4 +1,4 @@
-"""Check that images are the ones papers use: complete, undamaged, paired, downscaled as MATLAB does."""
+"""Check that images are the ones that papers use: complete, undamaged, paired, downscaled as in MATLAB."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -176,7 +176,7 @@ class _Transfer:
                 self.forget()
             self._give_up(f"answers {answer.status_code} {answer.reason}")
         self.forget()
-        if (etag := answer.headers.get("ETag", "")).startswith('"'):  # a weak ETag may match two versions
+        if (etag := answer.headers.get("ETag", "")).startswith('"'):  # a weak one may match two versions
             self._etag.write_text(etag, encoding="utf-8")
         length = answer.headers.get("Content-Length", "")
         return int(length) if re.fullmatch(r"\d{1,18}", length) else None

@@ -64,8 +64,8 @@ class Verdict(NamedTuple):
         state: Whether PSNR and SSIM measured on the image can be compared with papers.
         kind: Short name of the fault, for counting.
         detail: The fault in detail.
-        fact: The benchmark image that has the same pixels, perhaps rotated or mirrored; ``None`` if none
-            has them.
+        fact: The benchmark image that has the same pixels, perhaps rotated or mirrored; ``None`` if there
+            is none.
     """
 
     state: State
@@ -235,7 +235,7 @@ def _altered(file: Path, height: int, width: int, want: Fact, cut: int) -> Verdi
     sizes = f"{width}x{height} instead of {want.width}x{want.height} pixels"
     if size == full:
         how = "JPEG " if file.suffix.lower() in (".jpg", ".jpeg") else ""
-        return Verdict("wrong", "recompressed", f"{how}{width}x{height} as it should be, with other pixels")
+        return Verdict("wrong", "recompressed", f"{how}{width}x{height}, the right size, but other pixels")
     for factor, kind in _FRACTIONS.items():
         if all(abs(side * factor - whole) < factor for side, whole in zip(size, full, strict=True)):
             return Verdict("wrong", kind, sizes)

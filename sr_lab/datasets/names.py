@@ -27,7 +27,7 @@ _MARKS: tuple[tuple[Role | None, str], ...] = (
 _PATTERNS = tuple((role, re.compile(mark.replace("#", r"(?P<scale>\d{1,2})"), re.I)) for role, mark in _MARKS)
 # What a program appends to every name: baby_RCAN, 0001x4_SwinIR, 1out; but not a scale alone.
 _ADDED = re.compile(r"(?![_-]?x\d+$)(?=.*[a-z])[a-z_-].*", re.IGNORECASE)
-# The end of a scene's name and the addition, if one can tell where the addition begins: not in babyout.
+# Where a scene's name ends and the addition begins, if that can be told; in babyout it cannot.
 _SEPARATE = re.compile(r"\d[a-z]|.[_-]|.x\d", re.IGNORECASE)
 
 # A scale anywhere in a name. ``x4`` as in babyx4_IMDN, LBNet-X2, x4plus, x4v3, x4s48; digits next to it
@@ -65,7 +65,8 @@ def forms(stem: str, scale: int | None = None) -> list[str]:
 
     Args:
         stem: The name, without its extension.
-        scale: Marks of other scales stay. ``None``: the marks of all scales are removed.
+        scale: Marks of this scale are removed, marks of other scales stay. ``None``: those of all scales are
+            removed.
     """
     found = [stem]
     while (shorter := _without_mark(found[-1], scale)) is not None:

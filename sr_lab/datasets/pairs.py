@@ -22,13 +22,13 @@ class PairDataset(Dataset[PatchBatch]):
     """An endless stream of the pairs of a map-style ``Dataset``, by sample number as in `PatchDataset`.
 
     Every pass takes each pair once, in an order that depends only on the seed. The random numbers of torch,
-    numpy and Python's ``random`` that ``dataset[index]`` uses depend only on the seed and the sample number
-    too, so a resumed run, or one with more workers, gets the same pairs. Nothing is flipped here.
+    numpy and Python's ``random`` that ``dataset[index]`` uses depend only on the seed and the sample number,
+    so a resumed run, or one with more workers, gets the same pairs. Nothing is flipped here.
 
     Args:
         dataset: ``dataset[index]`` is a dictionary ``{"lr": ..., "hr": ...}`` of tensors ``(3, h, w)`` and
             ``(3, rh, rw)``, floats in [0, 1] or uint8; all pairs have the same size. ``len(dataset)`` is
-            their number. An optional method ``manifest() -> str`` identifies their images.
+            the number of pairs. An optional method ``manifest() -> str`` identifies their images.
         scale: Size of an HR image divided by the size of its LR image. ``None``: any.
         seed: Seed of the stream.
         held_out: Number of pairs at the end that are not part of the stream. ``None``: 5 %, at least one.
@@ -38,7 +38,7 @@ class PairDataset(Dataset[PatchBatch]):
         DataError: There are too few pairs for training and validation.
     """
 
-    # Its pairs are not files.
+    # The pairs do not come from files that are listed here.
     files: ClassVar[Sequence[Path]] = ()
     lr_files: ClassVar[None] = None
     val_files: ClassVar[Sequence[Path]] = ()
@@ -101,14 +101,14 @@ class PairDataset(Dataset[PatchBatch]):
         return []
 
     def note(self) -> str:
-        """What the user must know before the training begins, as one sentence."""
+        """What the user must know before training begins, as one sentence."""
         total = len(self) + self.held_out
         chosen = f"the best checkpoint is chosen on the last {self.held_out} of its {total} pairs"
         if hasattr(self.dataset, "manifest"):
             return f"dataset: {self.name}: {chosen}"
         return (
-            f"dataset: {self.name}: {chosen}; changed images do not start a new run, since it has no method "
-            "manifest() -> str that identifies them"
+            f"dataset: {self.name}: {chosen}; changed images do not start a new run, since the dataset "
+            "has no method manifest() -> str that identifies them"
         )
 
     def _pair(self, index: int, seed: int) -> tuple[Tensor, Tensor]:

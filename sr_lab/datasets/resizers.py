@@ -17,7 +17,7 @@ from sr_lab.ops.resize import downscale_uint8, imresize, mod_crop
 
 MATLAB = "MATLAB's bicubic"
 UNKNOWN = "an unknown resize"
-_NEAR = 25.0  # dB; with JPEG or other rounding the PSNR stays above this, with another resize it does not
+_NEAR = 25.0  # dB; the PSNR is above this with JPEG or other rounding, and below with another resize
 _AHEAD = 3.0  # dB by which another resize must fit better than MATLAB's to be reported
 
 
@@ -40,7 +40,7 @@ def origin(hr_file: Path, lr_file: Path, scale: int) -> Origin:
 
     Args:
         hr_file: The HR image; it is cropped to multiples of the scale at the right and the bottom.
-        lr_file: The LR image; its size must match.
+        lr_file: The LR image; its size must be that of the cropped HR image divided by the scale.
         scale: Downscaling factor.
     """
     hr = mod_crop(torch.from_numpy(read_image(hr_file)).permute(2, 0, 1)[None], scale)

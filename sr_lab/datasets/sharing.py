@@ -3,7 +3,8 @@
 torch allocates new shared memory for every batch. The system clears it, maps it page by page in the worker
 and again in the training process, and frees it, which takes three times as long as cutting the patches. Here,
 the worker keeps its memory, the training process keeps it mapped, and only the address is sent. A batch is
-never overwritten while a tensor uses it: the worker takes memory that neither side uses, or allocates more.
+never overwritten while a tensor uses it: the worker takes memory that neither process uses, or allocates
+more.
 """
 
 import multiprocessing
@@ -21,7 +22,8 @@ from torch.utils.data import get_worker_info
 
 Memory: TypeAlias = NDArray[np.uint8]
 
-# A block starts with a header that has one byte per side, which is 1 while that side uses the block's batch.
+# A block starts with two flags, one for the worker and one for the training process: 1 while that side uses
+# the block's batch.
 _WORKER: Literal[0] = 0
 _TRAINING: Literal[1] = 1
 _HEAD = 64  # bytes; keeps the batch aligned to the processor's cache lines
@@ -34,7 +36,7 @@ _mapped: dict[tuple[int, int], Memory] = {}
 
 
 def empty(size: int) -> Tensor:
-    """An uninitialised uint8 tensor ``(size,)``; in a worker it is shared, and `send` does not copy it."""
+    """An uninitialised uint8 tensor ``(size,)``; a worker's is in shared memory, and `send` does not copy it."""
     if get_worker_info() is None:
         return torch.empty(size, dtype=torch.uint8)
     for slot in _slots.values():
@@ -59,7 +61,7 @@ def send(batch: Mapping[str, object]) -> object:
 
 
 def _hold(memory: Memory, side: Literal[0, 1]) -> Tensor:
-    """The batch in a block of memory; the side releases the block once its tensors are deleted."""
+    """The batch in a block of memory, which ``side`` uses until it has deleted the batch's tensors."""
     memory[side] = 1
     content = memory[_HEAD:]
     weakref.finalize(content, _let_go, memory, side, os.getpid()).atexit = False
@@ -73,7 +75,7 @@ def _let_go(memory: Memory, side: Literal[0, 1], process: int) -> None:
 
 @dataclass(frozen=True)
 class _Parcel:
-    """A batch that pickles as the address of its memory in the worker."""
+    """A batch that is pickled as the address of its memory in the worker."""
 
     address: int
     batch: Mapping[str, object]

@@ -19,8 +19,8 @@ class StreamingDataset(PatchDataset):
     """Patches of images in shards that ``task=shard`` wrote.
 
     A sample is a function of the seed and its number, as in every `PatchDataset`. The order of the images
-    differs from that of a folder: they are shuffled within groups of ``shuffle_shards`` shards, and every
-    pass forms new groups.
+    differs from the order of a folder's images: they are shuffled within groups of ``shuffle_shards`` shards,
+    and every pass forms new groups.
 
     Args:
         shards_dir: Folder or address of the shards: ``https://``, ``s3://`` (needs s3fs), ``gs://`` (gcsfs).
@@ -107,7 +107,7 @@ class StreamingDataset(PatchDataset):
         self._check_hr()
 
     def bytes_to_prepare(self) -> int:
-        """Nothing is written before the training, which fetches up to ``cache_gb``."""
+        """Nothing is written before training starts; training then fetches up to ``cache_gb``."""
         return 0
 
     def manifest(self) -> str:

@@ -162,10 +162,11 @@ def resize(image: Tensor, old: Tensor, new: Tensor, canvas: int, mode: Tensor, d
     """Resize square images of different sizes together, with two matrix products per image.
 
     Args:
-        image: ``(N, 3, H, H)``: an image in the first ``old`` rows and columns; the rest repeats its edge.
-        old: Sides, ``(N,)`` on the CPU.
+        image: ``(N, 3, H, H)``: an image in the first ``old`` rows and columns; other pixels repeat its
+            edge.
+        old: Old sides, ``(N,)`` on the CPU.
         new: New sides, ``(N,)``.
-        canvas: Side of the result, at least the largest of ``new``; the rest repeats the edge.
+        canvas: Side of the result, at least the largest of ``new``; pixels beyond repeat the edge.
         mode: 0 area, 1 bilinear, 2 bicubic (a = -0.75, not antialiased, like torch's), ``(N,)``.
         draws: Moves the sides and modes to the device.
 

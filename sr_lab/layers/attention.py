@@ -264,8 +264,8 @@ class PA(nn.Module):
 class MSWA(nn.Module):
     """Multi-scale weight allocation (IMFM, Sec. 2.2 and 2.3): a weight per channel and position.
 
-    ``c_0 = x``, ``c_i = (x + mean over a k_i x k_i window of c_{i-1}) / 2``, weights
-    ``sigmoid(Conv1x1(c_n))``. Only the 1x1 convolution has parameters; the rest is n passes over the map.
+    ``c_0 = x``, ``c_i = (x + mean over a k_i x k_i window of c_{i-1}) / 2``; the weights are
+    ``sigmoid(Conv1x1(c_n))``. Only the 1x1 convolution has parameters; the means take n passes over the map.
 
     Args:
         num_feat: Channels (m).

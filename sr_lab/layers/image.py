@@ -78,8 +78,8 @@ def without_mean_shift(state: Mapping[str, Tensor], *, gain: float) -> dict[str,
         gain: Maximum of the authors' image range: 1 or 255.
 
     Returns:
-        The remaining weights, including any shift that is not DIV2K's: dropping it would change the result,
-        so it stays and the checkpoint is refused.
+        The remaining weights. A shift that is not DIV2K's is among them: dropping the shift would change the
+        result, and with the shift the checkpoint is refused.
     """
     mean = torch.tensor(DIV2K_MEAN)
     fixed = {"weight": torch.eye(3).view(3, 3, 1, 1), "sub.bias": -gain * mean, "add.bias": gain * mean}

@@ -17,8 +17,8 @@ class DRF(nn.Module):
     Args:
         num_feat: Input and output channels (C).
         kernel_size: Kernel size d of the ERB.
-        join: ``product`` multiplies two feature maps, which is Eq. 6 taken literally. ``gate`` multiplies by
-            CCA's channel weights alone. Both cost the same.
+        join: ``product`` multiplies the ERB's output by CCA's output, which is Eq. 6 taken literally;
+            ``gate`` multiplies the ERB's output by CCA's channel weights alone. The cost is the same.
 
     Shape:
         ``(N, C, H, W)`` -> the same shape.
@@ -57,7 +57,7 @@ def make_drfs(
         num_feat: Channels of the blocks (C).
         num_block: Number of blocks.
         kernel_sizes: Kernel size of each block's DRF (D_s), odd; the first ``num_block`` are used.
-        join: How a DRF joins its two branches, see ``DRF``.
+        join: How a DRF combines its two branches, see ``DRF``.
         mfdf: Whether to build DRFs; if off, the features of each block stay unchanged.
 
     Returns:

@@ -96,18 +96,18 @@ class ET(nn.Module):
 class EMHA(nn.Module):
     """Efficient multi-head attention (ESRT, Lu et al., CVPRW 2022; EFRDN, Eq. 30).
 
-    The tokens are cut into segments of equal length, and attention stays within a segment. Leftover tokens
-    form one more segment.
+    The tokens are cut into segments of equal length, of which only the last may be shorter; attention stays
+    within a segment.
 
     Args:
         num_feat: Width of a token (D).
         num_head: Number of heads; each has ``D // (reduction * num_head)`` channels.
         num_segment: Number of segments.
         reduction: Factor by which the tokens are squeezed.
-        form: ``efrdn`` rounds the length of a segment up, so that the last segment is shorter, and divides
-            the products by the square root of a head's channels. ``esrt``, the code of ESRT and LBNet, rounds
-            down (to at least 1), so that the remaining tokens form an additional segment, divides by the
-            square root of ``D // num_head``, and has a bias in the last layer.
+        form: With ``efrdn``, the length of a segment is rounded up, and the products are divided by the
+            square root of a head's number of channels. With ``esrt``, as in the code of ESRT and LBNet, the
+            length is rounded down (to at least 1), the remaining tokens form an additional segment, the
+            products are divided by the square root of ``D // num_head``, and the last layer has a bias.
 
     Shape:
         ``(N, L, D)`` -> the same shape.
@@ -116,7 +116,7 @@ class EMHA(nn.Module):
         ConfigError: If no channel is left for each head.
 
     Note:
-        ESRT's code has 4 segments and LBNet's has 16; both round down.
+        ESRT's code has 4 segments and LBNet's has 16.
     """
 
     def __init__(

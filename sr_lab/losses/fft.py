@@ -17,6 +17,6 @@ class FFTLoss(nn.Module):
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """Compare two batches of images of the same shape."""
-        # The transform is linear, so one of the difference is enough; sums over an image need float32.
+        # The transform is linear, so the difference needs only one; sums over an image need float32.
         difference = torch.view_as_real(torch.fft.rfft2(sr.float() - hr.float()))
         return difference.abs().mean()

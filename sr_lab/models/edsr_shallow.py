@@ -38,7 +38,7 @@ class ShallowEDSR(SRNetwork):
             in ``forward``, if lr is too small.
 
     Note:
-        Stated: 8 blocks. Fitted to the printed 620 K: the width, the tail, and having no convolution after
+        Stated: 8 blocks. Fitted to the printed 620 K: the width, the tail, and the missing convolution after
         the blocks. The printed sizes with attention (620 to 622 K) fit a single attention module, but the run
         times (CA +94 %) fit one in every block; shared weights explain both. The 622 K printed for ESA
         implies C // 16 inner channels; ESA's own paper has C // 4. Inferred: EDSR's range, and the position

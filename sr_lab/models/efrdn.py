@@ -27,12 +27,12 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 class EFRDN(SRNetwork):
     """Efficient feature reuse distillation network (EFRDN, Fig. 1, Eqs. 1 to 9).
 
-    Four distillation modules, then two transformers over 3x3 patches. In both parts every layer gets the sum
-    of all features before it. A second tail upscales the shallow features.
+    Four distillation modules, then two transformers over 3x3 patches. In both parts, every module or
+    transformer gets the sum of all features before it. A second tail upscales the shallow features.
 
     Cost at x4: 293 G multiply-adds, of which the convolutions take 28.1 G (the paper prints 27.9 G), the
-    transformers' linear layers 25.7 G and their attention products 239 G. These products grow with the square
-    of the image area, so a large image is cheaper in tiles; memory grows only with the area.
+    transformers' linear layers 25.7 G and their attention products 239 G. Attention products grow with the
+    square of the image area, so a large image is cheaper in tiles; memory grows only with the area.
 
     Args:
         scale: Upscaling factor r; the paper uses 2, 3 and 4.
@@ -73,17 +73,17 @@ class EFRDN(SRNetwork):
         In the text, features are "concatenated" where the equations sum them; this code sums them. The inner
         sum of Eq. 2 repeats one term; it is read as the sum of all F_An. The 768 K that the paper prints for
         x2 and x3 belong to x4. The transformers' sizes are not given; Table 2 implies 224 K parameters for
-        each, which the defaults match without biases (ESRT's own, reduction 2 and ratio 1/4, give 188 K).
-        Inferred: the composition of those 224 K; four segments, as in ESRT; the mean shift and a range of
-        255, as in the same group's LBNet.
+        each transformer; with the defaults and without biases, it has as many (with ESRT's reduction of 2 and
+        ratio of 1/4, it would have 188 K). Inferred: the composition of those 224 K; four segments, as in
+        ESRT; the mean shift and a range of 255, as in the same group's LBNet.
 
         Without dense connections the network is a plain chain, with F_S added at its end (Eq. 7). Eq. 3 can
         be read in two ways: its sum has the form of the dense sums of Eq. 2, so F_S is removed along with the
         dense sums (the default); or F_S is a separate skip, as the text calls it in Eq. 7, and remains
         (``cnn_skip``).
 
-        After the transformers, autocast is off, and sr has the dtype of the weights: features there exceed
-        the range of float16, so ``.half()`` overflows, but ``.bfloat16()`` does not.
+        After the transformers, autocast is off, and sr has the dtype of the weights: the features there
+        exceed the range of float16, so ``.half()`` overflows, but ``.bfloat16()`` does not.
     """
 
     multi_adds_rule = "conv"
@@ -438,8 +438,8 @@ class EFFB(nn.Module):
 
     Args:
         num_feat: Input and output channels (C).
-        mode: Form of the third GCRB: ``tied`` shares the weights of the second, ``three`` gives it its own,
-            ``two`` leaves it out and uses the second one's output.
+        mode: Form of the third GCRB: with ``tied``, it shares the weights of the second GCRB; with ``three``,
+            it has its own; with ``two``, there is none, and the second one's output takes its place.
 
     Shape:
         ``(N, C, H, W)`` -> the same shape.

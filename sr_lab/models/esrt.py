@@ -44,9 +44,9 @@ class ESRT(SRNetwork):
             too small.
 
     Note:
-        Everything follows the authors' code. There, each ARFB has a learned scale that has no effect; it is
-        left out here (12 parameters fewer). The second tail ends in a ReLU, and its last convolution has no
-        bias.
+        Everything follows the authors' code, except that each ARFB of the code has a learned scale without
+        any effect, which is left out here (12 parameters fewer). The second tail ends in a ReLU, and its last
+        convolution has no bias.
     """
 
     min_size = 2  # needed by the pooling in an HPB
@@ -140,7 +140,7 @@ def _resized(low: Tensor, x: Tensor) -> Tensor:
 
 
 class ARFB(nn.Module):
-    """Adaptive residual feature block: two residual units, joined, weighted and convolved.
+    """Adaptive residual feature block: concatenated outputs of two residual units, weighted and convolved.
 
     Args:
         num_feat: Input and output channels (C), even.
@@ -166,7 +166,7 @@ class ARFB(nn.Module):
         self.residual_scale = LearnedScale()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Join both units' outputs, the later one first, weight and convolve them, add the scaled input."""
+        """Concatenate both outputs, the later first, weight and convolve them, add the scaled input."""
         first = self.unit1(x)
         second = self.unit2(first)
         joined = torch.cat((self.scale2(second), self.scale1(first)), dim=1)  # (N, 2C, H, W)

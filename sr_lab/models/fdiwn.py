@@ -21,8 +21,8 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 class FDIWN(SRNetwork):
     """Feature distillation interaction weighting network, as in its authors' code.
 
-    The first group runs twice, then the other groups run twice in order; each run gets the sum of all earlier
-    outputs. A second path takes the image straight to the output through two convolutions.
+    The groups run in the order 1, 1, 2, 3, 2, 3; each run after the first gets the sum of the outputs of all
+    earlier runs. A second path takes the image straight to the output through two convolutions.
 
     Cost at x4: 71.2 G multiply-adds. The printed 28.4 G omits the weight-normalised convolutions.
 
@@ -41,9 +41,10 @@ class FDIWN(SRNetwork):
 
     Note:
         Everything follows the authors' code, which has one file per scale: x4 has wider units and a narrower
-        tail than x2 and x3, and its second path takes the shifted image, where x2 and x3 take the raw one.
-        The mean shifts were meant to be frozen there but are trained, so they are weights here. The order of
-        runs for any other number of groups is our choice.
+        tail than x2 and x3, and its second path gets the mean-shifted image, while at x2 and x3 the second
+        path gets the image without the shift. In that code, the mean shifts were meant to be frozen but are
+        trained, so they are weights here. With another number of groups than 3, the order of the runs is our
+        choice: the first group runs twice, then all others run in order, twice.
     """
 
     multi_adds_rule = "torchinfo"
@@ -54,8 +55,8 @@ class FDIWN(SRNetwork):
         super().__init__(scale=scale)
         if num_feat < 8 or num_feat % 8:
             raise ConfigError(
-                f"model=fdiwn: its units divide the channels by 8, got num_feat={num_feat}; "
-                "allowed: multiples of 8"
+                f"model=fdiwn: got num_feat={num_feat}; allowed: multiples of 8, since the units divide "
+                "the channels by 8"
             )
         large = scale >= 4
         expansions = (2.5, 4.5, 2.25) if large else (2.0, 4.0, 2.0)
@@ -85,7 +86,7 @@ class FDIWN(SRNetwork):
 
 
 class FSWG(nn.Module):
-    """Feature shuffle weighted group: three WDIBs, joined by grouped convolutions on shuffled channels.
+    """Feature shuffle weighted group: three WDIBs, fused by grouped convolutions of shuffled channels.
 
     Args:
         num_feat: Input and output channels (C).
@@ -179,7 +180,7 @@ class WCRW(nn.Module):
         num_in_ch: Input channels.
         num_out_ch: Output channels.
         num_narrow: Channels before the 3x3 of the wide residual.
-        expansion: Width after the first 1x1 of the wide residual, as a multiple of the input's.
+        expansion: Width after the first 1x1 of the wide residual, as a multiple of the input's width.
 
     Shape:
         ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, H, W)``.
@@ -209,7 +210,7 @@ class WIRW(WCRW):
 
     Args:
         num_feat: Input and output channels (C).
-        expansion: Width after the first 1x1, as a multiple of the input's.
+        expansion: Width after the first 1x1, as a multiple of the input's width.
 
     Shape:
         ``(N, C, H, W)`` -> the same shape.

@@ -19,7 +19,8 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 class FMEN(SRNetwork):
     """Fast and memory-efficient network: a chain of pairs of an ERB and an HFAB.
 
-    Folded, it has only the skip around the whole chain and no concatenation, so it needs little memory.
+    Folded, the network has no concatenation and no skip except the one around the whole chain, so it needs
+    little memory.
 
     Args:
         scale: Upscaling factor r; the paper uses 2, 3 and 4.
@@ -127,7 +128,7 @@ class NormConv(RepConv):
     def branches(self, x: Tensor) -> Tensor:
         """Normalise, pad, convolve, normalise."""
         normed = F.pad(self.norm_in(x), (1, 1, 1, 1))
-        # The border gets the value that the norm gives for 0 at inference, during training too.
+        # During training too, the border gets the value that the norm gives for 0 at inference.
         _, shift = _affine(self.norm_in)
         border = 1 - F.pad(torch.ones_like(x[:1, :1]), (1, 1, 1, 1))
         out: Tensor = self.conv(normed + border * shift[:, None, None])

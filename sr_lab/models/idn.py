@@ -40,9 +40,9 @@ class IDN(SRNetwork):
     Note:
         ``lr_space`` follows the authors' TensorFlow code, which works on 0..255 and adds an 8-bit bicubic
         image; its weights have torch's default initialisation. ``original`` follows their Caffe code,
-        including the initialisation. Left out: the learning rate of the deconvolution and all biases, which
-        is a tenth of the others' there. A PyTorch port (yjn870) differs from both: it keeps the last quarter
-        instead of the first, and has no activation after the compression.
+        including the initialisation. Left out: the Caffe code trains the deconvolution and all biases at a
+        tenth of the learning rate of the other weights. A PyTorch port (yjn870) differs from both codes: it
+        keeps the last quarter instead of the first, and has no activation after the compression.
     """
 
     multi_adds_rule = "conv"
@@ -78,7 +78,7 @@ class DBlock(nn.Module):
 
     Args:
         num_feat: Input and output channels (C), a multiple of 16. The convolutions' widths differ by
-            C // 4 (d), which is also the number of channels kept (1 / s of C).
+            d = C // 4, which is also the number of channels kept (C / s in the paper).
 
     Shape:
         ``(N, C, H, W)`` -> the same shape.
@@ -106,7 +106,7 @@ class DBlock(nn.Module):
         self.compress = _conv_lrelu(num_feat + quarter, num_feat, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Concatenate the input and the kept features, add the enhanced rest, compress."""
+        """Enhance the features that are not kept, add the input and the kept ones, compress."""
         kept, passed = self.above(x).split(self.split_sizes, dim=1)
         enhanced = torch.cat((x, kept), dim=1) + self.below(passed)  # (N, 5C/4, H, W)
         return self.compress(enhanced)
@@ -134,7 +134,7 @@ class Deconvolution(nn.Module):
     def __init__(self, *, num_feat: int, num_out_ch: int, scale: int) -> None:
         super().__init__()
         if not 1 <= scale <= 9:
-            raise ConfigError(f"IDN: its 17x17 kernel cannot upscale by scale={scale}; allowed: 1 to 9")
+            raise ConfigError(f"IDN: the 17x17 kernel cannot upscale by scale={scale}; allowed: 1 to 9")
         self.scale = scale
         self.deconv = nn.ConvTranspose2d(num_feat, num_out_ch, 17, stride=scale, padding=9 - scale)
 

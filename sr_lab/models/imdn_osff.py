@@ -21,7 +21,7 @@ class IMDNWithOSFF(SRNetwork):
     """IMDN whose blocks also get the shallow features and are fused by OSFF (OSFFNet, Eqs. 1 to 6).
 
     Parts shared with IMDN have the same names, so the weights of our IMDN can initialise this network. With
-    all three switches off, this network is IMDN.
+    ``oisi``, ``sfgc`` and ``mfdf`` off, this network is IMDN.
 
     Cost at x4: 43.3 G multiply-adds, 34.2 G of them in the 3x3 convolutions of the blocks; OSFF adds 2.4 G,
     1.7 G of them in the DRFs.
@@ -37,7 +37,7 @@ class IMDNWithOSFF(SRNetwork):
         oisi: Original image stacked initialization; if off, the head gets one image.
         sfgc: Shallow feature global connection; if off, a block gets only the previous block's output.
         mfdf: Multi-receptive field dynamic fusion; if off, the stages are concatenated unchanged.
-        drf: How a DRF joins its two branches, see ``sr_lab.layers.osff.DRF``; needs ``mfdf``.
+        drf: How a DRF combines its two branches, see ``sr_lab.layers.osff.DRF``; needs ``mfdf``.
         lambda_init: Initial value of the num_block - 1 weights lambda of Eq. 2.
         upsampler: Factory for the tail; ``None`` builds the sub-pixel tail of both papers.
 
@@ -49,7 +49,7 @@ class IMDNWithOSFF(SRNetwork):
             ``num_copies`` is below 1.
 
     Note:
-        The paper prints sizes but does not describe the layers. The sizes fit IMDN's own head, a plain
+        The paper prints counts but does not describe the layers. The counts fit IMDN's own head, a plain
         convolution, on 24 channels (not the BSConv of Eq. 1), one scalar lambda per block, and DRFs before
         IMDN's own fusion. Inferred: lambda starts at 1.
     """

@@ -39,8 +39,8 @@ class IMFM(SRNetwork):
         num_cam_feat: Inner channels of a CAM; needs ``cam``, as does ``cam_act``.
         pab: Progressive attention blocks; if off, each block is a residual chain of 3x3 convolutions.
         mswam: Multi-scale weights in the paths of the PABs and in the tail of ``upsampler=None``. An MWAUM
-            given as ``upsampler`` keeps its own weights, so the network at x4 without ``mswam`` has 577,795
-            parameters, not 576,595.
+            given as ``upsampler`` keeps its multi-scale weights, so with it and without ``mswam`` the network
+            at x4 has 577,795 parameters, not 576,595.
         cam: Coordinate attention in the PABs; needs ``pab``.
         window_sizes: Odd window sizes of the multi-scale weights, in pixels; an empty list gives plain pixel
             attention. Needs ``mswam``.
@@ -58,8 +58,8 @@ class IMFM(SRNetwork):
         The paper states the components, the 40 channels and Eqs. 1 to 13, but no other size. Inferred from
         the printed counts (which other layouts fit too): n = 7, s = 8, m = 20, PABs without biases except in
         their attentions, and a chain of 6 convolutions in place of a PAB. This network has 598.375 K
-        parameters at x4; the paper prints 596.362 K (Table 3) and 670 K (Table 4). Eq. 3 is garbled in print
-        and read as MWAUM(F_n + F_0). Not stated in the paper; chosen here: ``align_corners=False`` in the
+        parameters at x4; the paper prints 596.362 K (Table 3) and 670 K (Table 4). Eq. 3 is garbled in print;
+        it is read as MWAUM(F_n + F_0). Not stated in the paper; chosen here: ``align_corners=False`` in the
         image skip.
     """
 

@@ -27,9 +27,9 @@ class LatticeNet(SRNetwork):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Note:
-        Everything follows the third-party code. Its file with the mean shifts is missing; RCAN's
-        code, on which it builds, was meant to freeze them but trains them. They are therefore weights here,
-        and the published counts include them.
+        Everything follows the third-party code, whose file with the mean shifts is missing. They follow
+        RCAN's code, on which that code builds: the shifts were meant to be frozen there but are trained, so
+        they are weights here, and the published counts include them.
     """
 
     multi_adds_rule = "conv"
@@ -107,7 +107,7 @@ def _coefficients(num_feat: int) -> CC:
 
 
 class BFM(nn.Module):
-    """A step of the backward fusion: deeper and shallower features, reduced to half the channels and joined.
+    """A step of the backward fusion: concatenates deeper and shallower features, each with half the channels.
 
     Args:
         num_feat: Channels of each input and of the output (C).
@@ -123,7 +123,7 @@ class BFM(nn.Module):
         self.act = nn.ReLU()
 
     def forward(self, deep: Tensor, shallower: Tensor) -> Tensor:
-        """Halve the channels of both inputs and join them."""
+        """Halve the channels of both inputs and concatenate the results."""
         return self.act(torch.cat((self.deep(deep), self.shallower(shallower)), dim=1))
 
 

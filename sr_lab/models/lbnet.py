@@ -43,10 +43,10 @@ class LBNet(SRNetwork):
         ConfigError: If no channel is left for the channel attentions or the heads.
 
     Note:
-        Everything follows the authors' code; their checkpoints load. The mean shifts were meant to be frozen
-        there but are trained (24 parameters, which the printed counts include). The length of a segment is
-        rounded down, so results depend on the size of the image. After the transformers, autocast is off, and
-        sr has the dtype of the weights, since the features there may exceed the range of float16.
+        Everything follows the authors' code; their checkpoints load. In that code, the mean shifts were meant
+        to be frozen but are trained (24 parameters, which the printed counts include). The length of a
+        segment is rounded down, so results depend on the size of the image. After the transformers, autocast
+        is off, and sr has the dtype of the weights, since the features there may exceed the range of float16.
     """
 
     multi_adds_rule = "conv"
@@ -156,7 +156,7 @@ class FRDAB(nn.Module):
         self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Refine and weight the whole and both halves of the features, then merge them."""
+        """Refine and weight the features and two copies of half their width, merge all, add the input."""
         whole = self.act(self.conv1(x))  # (N, C, H, W)
         left = self.act(self.conv2(whole))  # (N, C/2, H, W)
         right = self.act(self.conv3(whole))

@@ -29,8 +29,8 @@ class MemNet(SRNetwork):
         num_feat: Width of the trunk.
         num_block: Number of memory blocks (M).
         num_recursion: How many times a block applies its residual unit (R), at least 1.
-        form: ``lr_space`` is the RGB host in "Two Strategies for Lightweight Image SR" (its Table 2): LR-size
-            features, a feature skip and a sub-pixel tail; ``original`` works on the upscaled luma.
+        form: ``lr_space`` is the RGB host in "Two Strategies for Lightweight Image SR" (its Table 2), with
+            LR-size features, a feature skip and a sub-pixel tail; ``original`` works on the upscaled luma.
         upsampler: Factory for the tail; ``None`` builds the tail of the form. Must be ``None`` for
             ``original``.
 
@@ -42,11 +42,12 @@ class MemNet(SRNetwork):
             ``form="original"``.
 
     Note:
-        ``lr_space`` has exactly the printed counts, with batch norms tied like the convolutions and no inner
-        biases. ``original`` follows the authors' prototxt, with biases, and separate batch norms for each
-        recursion around the tied convolutions. The printed 677 K counts only the convolution weights.
-        Both are initialised as in the authors' prototxt. Left out: the outputs of the earlier blocks, which
-        the authors train and average, and their ten times lower learning rate for biases.
+        ``lr_space`` has exactly the printed counts: its recursions share the batch norms as well as the
+        convolutions, and the inner convolutions have no biases. ``original`` follows the authors' prototxt:
+        its recursions share the convolutions, which have biases, but each recursion has its own batch norms.
+        The printed 677 K are the convolution weights only. Both forms are initialised as in the authors'
+        prototxt. Left out: the outputs of the earlier blocks, which the authors train and average, and the
+        learning rate of biases, which is ten times lower there.
     """
 
     multi_adds_rule = "conv"

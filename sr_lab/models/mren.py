@@ -37,7 +37,7 @@ class MREN(SRNetwork):
         scacb: Which parts the SCACBs have (Table 3), see ``SCACB``.
         scacb_exchange: How the two parts of a SCACB exchange their maps, see ``SCACB``.
         communication_weight: Weight of the previous attention map in a DRACB (W), 0 to 1 as in Table 2;
-            0 is a DRACB without its jump connection (Table 4).
+            with 0, a DRACB has no jump connection (Table 4).
         dracb_sigmoid: Whether a DRACB multiplies its map by the map's own sigmoid (Table 4).
         dracb_message: Which map a DRACB passes on, see ``DRACB``.
         upsampler: Factory for the tail; ``None`` builds the paper's RBWAs (Eq. 3).
@@ -51,8 +51,8 @@ class MREN(SRNetwork):
 
     Note:
         Inferred: the positions of the GELUs, and the residuals of SCACB and MREB, as in RFDN. The bicubic
-        skip of Eq. 4 is torch's (a = -0.75, not MATLAB's -0.5). Widths other than 60 and 10 are fitted to the
-        printed counts, including MREN-L's.
+        skip of Eq. 4 is torch's (a = -0.75, not MATLAB's -0.5). Widths other than 60 and 10, including
+        MREN-L's, are fitted to the printed counts.
     """
 
     multi_adds_rule = "op_counter"
@@ -155,7 +155,7 @@ class DRACB(nn.Module):
         block -> output and message, both ``(N, num_distilled, H, W)``.
 
     Raises:
-        ConfigError: If W is outside 0 to 1, or ``message`` is unknown, or not ``raw`` at W = 0.
+        ConfigError: If W is outside 0 to 1, ``message`` is unknown, or W is 0 and ``message`` is not ``raw``.
 
     Note:
         Inferred: ``raw``. Eq. 5 calls F_{l-1} "generated" by the previous block and F' "fused".
@@ -216,9 +216,9 @@ class SCACB(nn.Module):
         ConfigError: If ``mode`` or ``exchange`` is unknown, or ``final`` is set without an exchange.
 
     Note:
-        The exchange gives both parts the same map c_i + s_i, so it is computed once. Fitted to the printed
-        counts: a second 3x3 in place of a 5x5, a depthwise 1x1 in the spatial part, and the forms of ``osa``
-        and ``oca``. Inferred: the shared squeeze, the residual, ``running``.
+        The exchange gives both parts the same map c_i + s_i, so the map is computed once. Fitted to the
+        printed counts: a second 3x3 in place of a 5x5, a depthwise 1x1 in the spatial part, and the forms of
+        ``osa`` and ``oca``. Inferred: the shared squeeze, the residual, ``running``.
     """
 
     def __init__(self, num_feat: int, *, mode: SCACBMode = "full", exchange: Exchange = "running") -> None:
@@ -242,7 +242,7 @@ class SCACB(nn.Module):
             self.channel = Levels(num_squeezed, groups=1)
         self.aggregate = nn.Sequential()
         if two_parts:
-            # Both aggregations as one convolution: they read the same three maps, or three maps each.
+            # One convolution for both aggregations, which read the same three maps, or three maps each.
             num_in_ch, groups = (num_levels // 2, 1) if mode == "full" else (num_levels, 2)
             self.aggregate.extend((nn.Conv2d(num_in_ch, num_levels, 1, groups=groups), nn.GELU()))
         self.expand = nn.Conv2d(num_levels, num_feat, 1)

@@ -40,7 +40,7 @@ class OSFFNet(SRNetwork):
         mfdf: Multi-receptive field dynamic fusion; if off, the stages are concatenated unchanged.
         esa: Use spatial attention in the AEFDs (Table 4).
         cca: Use channel attention in the AEFDs (Table 4); the DRFs keep theirs.
-        drf: How a DRF joins its two branches, see ``DRF``; needs ``mfdf``.
+        drf: How a DRF combines its two branches, see ``DRF``; needs ``mfdf``.
         lambda_init: Initial value of the num_block - 1 weights lambda of Eq. 2.
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail (Eq. 5).
 
@@ -53,9 +53,9 @@ class OSFFNet(SRNetwork):
             ``num_copies`` is below 1; in ``forward``, if lr is too small.
 
     Note:
-        Eq. 6's d = 2 * floor(k / 2) + 1 contradicts the listed D_s = (1, 1, 3, 3, 5, 5, 7, 7), and the
-        printed counts fit the list. They also fit one scalar lambda per block. Inferred: lambda starts at 1,
-        GELU throughout. Not stated in the paper; chosen here: the GELU between the two convolutions of
+        Eq. 6's d = 2 * floor(k / 2) + 1 contradicts the listed D_s = (1, 1, 3, 3, 5, 5, 7, 7). The printed
+        counts fit the list, and one scalar lambda per block. Inferred: lambda starts at 1, and every
+        activation is a GELU. Not stated in the paper; chosen here: the GELU between the two convolutions of
         H_Fusion (Eq. 4), as in BSRN.
     """
 
@@ -132,9 +132,9 @@ class AEFD(nn.Module):
 
     Note:
         The sentence after Eq. 7 swaps its symbols: according to the prose before it and to the counts, H_D is
-        a 1x1 convolution and H_R an ERB. The counts also make H_D^4 a 3x3 BSConv, as in BSRN. Inferred: GELU.
-        Not stated in the paper; chosen here: one GELU on the concatenation, before the 1x1 of Eq. 8, as in
-        BSRN.
+        a 1x1 convolution and H_R an ERB. H_D^4 is a 3x3 BSConv according to the counts, as in BSRN. Inferred:
+        GELU. Not stated in the paper; chosen here: one GELU on the concatenation, before the 1x1 of Eq. 8, as
+        in BSRN.
     """
 
     def __init__(self, num_feat: int, *, esa: bool = True, cca: bool = True) -> None:

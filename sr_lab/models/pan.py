@@ -80,7 +80,7 @@ class SCPA(nn.Module):
         self.act = nn.LeakyReLU(0.2, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run both branches and join them with a 1x1 convolution."""
+        """Run both branches, fuse them with a 1x1 convolution, add the input."""
         plain = self.act(self.conv(self.act(self.squeeze1(x))))  # (N, C / 2, H, W)
         attended = self.act(self.pa_conv(self.act(self.squeeze2(x))))
         return self.fusion(torch.cat((plain, attended), dim=1)) + x

@@ -33,8 +33,8 @@ class RDN(SRNetwork):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Note:
-        The tail has G_0 channels throughout, as in the authors' Torch7 code. That network works on 0..255
-        around DIV2K's mean; this one works on the image itself, like the port RDN-pytorch.
+        The tail has G_0 channels throughout, as in the authors' Torch7 code. The authors' network works on
+        0..255 around DIV2K's mean; this one works on the image itself, like the port RDN-pytorch.
     """
 
     multi_adds_rule = "conv"

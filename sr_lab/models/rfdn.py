@@ -41,9 +41,9 @@ class RFDN(SRNetwork):
         ConfigError: If ``attention`` is unknown; in ``forward``, if lr is too small.
 
     Note:
-        E-RFDN follows the authors' code, whose checkpoint loads. Stated for the paper's network: widths, CCA,
-        residual around the block. Fitted to its counts: CCA's reduction of 4. Inferred: CCA where E-RFDN has
-        ESA, and the same range of 0..255.
+        E-RFDN follows the authors' code, whose checkpoint loads. Stated for the paper's network: the widths,
+        CCA, and the residual around the block. Fitted to the paper's counts: CCA's reduction of 4. Inferred:
+        CCA is where E-RFDN has ESA, and the range is 0..255 as in E-RFDN.
     """
 
     multi_adds_rule = "conv"

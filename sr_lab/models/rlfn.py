@@ -37,7 +37,7 @@ class RLFN(SRNetwork):
 
     Note:
         Everything follows the authors' code; the range of 0..255 is from the test script of the challenge
-        network. Inferred: the same range for RLFN and RLFN-S.
+        network. Inferred: RLFN and RLFN-S have that range too.
     """
 
     min_size = ESA.min_size

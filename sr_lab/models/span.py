@@ -27,8 +27,9 @@ class SPAN(SRNetwork):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Note:
-        As in the authors' code, the input is (lr - mean) * 255 and the output is in [0, 1] directly. The
-        fusion gets the last block's inner features after their activation, which is in-place in that code.
+        As in the authors' code, the first layer gets (lr - mean) * 255, and the last layer gives an image in
+        [0, 1]. The fusion gets the last block's inner features after their activation, since the authors'
+        activation works in place and overwrites the features.
     """
 
     multi_adds_rule = "conv"
@@ -118,7 +119,7 @@ _TRAINED_NAMES: Names = {
 }
 _FOLDED_NAMES: Names = {"eval_conv": "folded"}
 
-# Weight names in the authors' code, for the trained network and for a file with only its ``eval_conv``.
+# Weight names in the authors' code: in the trained network, and in a file with only the merged convolutions.
 OFFICIAL_NAMES = tuple(
     OfficialNames(
         {

@@ -40,9 +40,10 @@ class SRCNN(SRNetwork):
 
     Note:
         The papers' convolutions are not padded and lose 6 pixels at every edge (8 in the 9-5-5 form); here
-        they are padded with zeros, so that the image keeps its size. Only the edges differ. The weights have
-        torch's default initialisation, as in the port; the papers draw them with a deviation of 0.001. Left
-        out: the learning rate of the last layer, a tenth of the others' in the papers and the port.
+        they are padded with zeros, so that the image keeps its size; only the edges of the result differ.
+        The weights have torch's default initialisation, as in the port; the papers draw them with a standard
+        deviation of 0.001. Left out: the papers and the port train the last layer at a tenth of the others'
+        learning rate.
     """
 
     colour = "y"

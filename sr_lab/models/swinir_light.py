@@ -19,7 +19,8 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 class SwinIRLight(SRNetwork):
     """SwinIR for lightweight SR, as in its authors' code.
 
-    Transformers whose attention stays within windows; every second layer shifts them by half their side.
+    Transformers whose attention stays within windows; every second layer shifts the windows by half their
+    side.
 
     Cost at x4: 62.7 G multiply-adds (the paper prints 49.6 G), 11.2 G of them in convolutions, 40.7 G in
     linear layers and 10.9 G in attention products.
@@ -33,7 +34,7 @@ class SwinIRLight(SRNetwork):
         window_size: Side of a window in LR pixels.
         mlp_ratio: Inner width of the MLPs, as a multiple of the trunk's width.
         drop_path: Probability that an image skips a residual of the last STL during training; it grows
-            linearly from 0 in the first STL. It is in the authors' code, but not in the paper.
+            linearly from 0 in the first STL. ``drop_path`` is in the authors' code, but not in the paper.
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
 
     Shape:
@@ -228,7 +229,7 @@ class STL(nn.Module):
         return x.roll((shift, shift), (1, 2)) if shift else x
 
     def _dropped(self, residual: Tensor) -> Tensor:
-        """Stochastic depth: an image keeps its residual, scaled to the same mean, or loses it."""
+        """Stochastic depth: drop an image's residual, or scale it so that the mean stays the same."""
         if not self.training or self.drop_path == 0:
             return residual
         keep = 1 - self.drop_path

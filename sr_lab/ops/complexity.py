@@ -31,20 +31,20 @@ def multi_adds(model: nn.Module, *, scale: int, rule: Rule, hr_size: tuple[int, 
     """Multiply-adds for one output image of 1280x720 pixels.
 
     The LR image has ``floor(1280 / scale) x floor(720 / scale)`` pixels, 426x240 at x3. A copy of the model
-    runs on the meta device, which computes no values; a model that is on it already, in evaluation mode, is
-    used directly. The model is not changed.
+    runs on the meta device, which computes no values; a model that is already there, in evaluation mode,
+    is used directly. The model is not changed.
 
     Args:
-        model: A network for that scale.
+        model: A network for ``scale``.
         scale: Upscaling factor of ``model``.
         rule: ``all``: every convolution, linear layer and attention product. ``conv``: only convolution
-            weights times positions (input positions for a transposed convolution). ``torchinfo``: convolution
-            weights and biases times output positions, and the parameters of any other layer once, like
-            torchinfo's ``total_mult_adds``. ``op_counter``: MREN's rule, on an image of 192x192 LR pixels at
-            any scale. A convolution counts input channels per group times (kernel positions, plus one for a
-            bias) for each output value; a sigmoid counts 3 for each value; a mean or maximum over the image
-            counts 1 for each input value.
-        hr_size: Width and height of the output image; not for ``op_counter``.
+            weights times output positions (input positions for a transposed convolution). ``torchinfo``:
+            convolution weights and biases times output positions, and the parameters of any other layer once,
+            like torchinfo's ``total_mult_adds``. ``op_counter``: MREN's rule, on an image of 192x192 LR
+            pixels at any scale: for each output value of a convolution, input channels per group times
+            (kernel positions, plus one for a bias); for each value of a sigmoid, 3; for each input value of a
+            mean or maximum over the image, 1.
+        hr_size: Width and height of the output image; ``op_counter`` ignores it.
 
     Returns:
         The count; 0 for a model without parameters, since no rule counts interpolation.

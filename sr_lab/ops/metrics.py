@@ -26,7 +26,7 @@ def quantise(image: Tensor) -> Tensor:
 
 
 def psnr(sr: Tensor, hr: Tensor, *, crop_border: int) -> Tensor:
-    """Peak signal-to-noise ratio of each image, in dB, for peak value 1.
+    """Peak signal-to-noise ratio of each image, in dB, for a peak value of 1.
 
     Args:
         sr: Results ``(N, C, H, W)`` in [0, 1].
@@ -81,8 +81,8 @@ def ssim(sr: Tensor, hr: Tensor, *, crop_border: int) -> Tensor:
 def _ssim_map(sr: Tensor, hr: Tensor) -> Tensor:
     """SSIM of every whole window: ``(N, C, H, W) -> (N, C, H - 10, W - 10)``.
 
-    With s = sr + hr and d = sr - hr, 4 sr hr = s^2 - d^2 and 2 (sr^2 + hr^2) = s^2 + d^2. This takes the
-    means of four images instead of five, and loses no digits where sr and hr are alike.
+    With s = sr + hr and d = sr - hr, 4 sr hr = s^2 - d^2 and 2 (sr^2 + hr^2) = s^2 + d^2. Using s and d takes
+    the means of four images instead of five, and loses no digits where sr and hr are alike.
     """
     moments = hr.new_empty(4, *hr.shape)
     torch.add(sr, hr, out=moments[0])

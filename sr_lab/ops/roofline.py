@@ -33,7 +33,7 @@ class Peaks:
 
     Args:
         flops: Floating-point operations per second; a multiply-add counts as two.
-        bytes: Bytes per second to and from its memory.
+        bytes: Bytes per second to and from the GPU's memory.
     """
 
     flops: float
@@ -49,7 +49,7 @@ class Operator:
     values: int
 
     def seconds(self, peaks: Peaks, bytes_per_value: int) -> float:
-        """The longer of two times: computing, and moving the values."""
+        """The time for computing or for moving the values, whichever is longer."""
         return max(self.flops / peaks.flops, self.values * bytes_per_value / peaks.bytes)
 
 

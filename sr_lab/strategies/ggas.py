@@ -10,7 +10,7 @@ from sr_lab.strategies.host import attach, body_of, num_feat_of
 class GAB(nn.Module):
     """Global attention block (Fig. 3b): depthwise convolution, batch norm, ReLU, 1x1 convolution, sigmoid.
 
-    The whole network needs only one: a 7x7 depthwise and a 1x1 convolution.
+    One such block, with a 7x7 depthwise and a 1x1 convolution, serves the whole network.
 
     Args:
         num_feat: Channels of F_0 (C).
@@ -33,7 +33,7 @@ class GAB(nn.Module):
         return self.pointwise(self.act(self.norm(self.depthwise(x)))).sigmoid()
 
     def fold(self) -> None:
-        """Merge the batch norm into the convolution, for inference: C^2 + (K^2 + 2) C parameters (Eq. 6)."""
+        """Merge the batch norm into the convolution, which leaves C^2 + (K^2 + 2) C parameters (Eq. 6)."""
         if is_batch_norm(self.norm):
             self.depthwise = fuse_conv_bn_eval(self.depthwise.eval(), self.norm.eval())
             self.norm = nn.Identity()

@@ -6,10 +6,10 @@ from sr_lab.errors import ConfigError
 
 
 class DeconvUpsampler(nn.Module):
-    """One transposed convolution from features to an image (deconvolution, as in IMFM's Table 3).
+    """A single transposed convolution from features to an image (the deconvolution of IMFM's Table 3).
 
-    Kernel 2r - 1, stride r, padding r // 2; the output padding makes the size exact at every scale. It works
-    at LR size throughout.
+    The kernel size is 2r - 1, the stride r and the padding r // 2; output padding makes the image exactly r
+    times as large as the features. The convolution works at LR size.
 
     Args:
         num_feat: Input channels.
@@ -23,7 +23,8 @@ class DeconvUpsampler(nn.Module):
         ConfigError: If ``scale`` is below 1.
 
     Note:
-        Inferred: the kernel size, which the paper does not give; 7 at x4 comes closest to its printed count.
+        Inferred: the kernel size, which the paper does not give; at x4, a size of 7 comes closest to the
+        printed count.
     """
 
     def __init__(self, *, num_feat: int, num_out_ch: int, scale: int) -> None:

@@ -14,9 +14,9 @@ _STAGES = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2), 16: (2, 2, 2, 2)}
 class MWAUM(nn.Module):
     """Upsampling module based on multi-scale weight allocation (IMFM, Sec. 2.2 and Eq. 3).
 
-    It upscales in stages of 2 (one stage of 3 at x3). Each stage is a bilinear interpolation, then pixel
-    attention between two convolutions. The last stage runs at output size and, at x4, accounts for most of
-    the cost of a lightweight network.
+    Each stage upscales by 2; at x3, a single stage upscales by 3. A stage consists of a bilinear
+    interpolation, then pixel attention between two convolutions. The last stage runs at output size and, at
+    x4, accounts for most of the cost of a lightweight network.
 
     Args:
         num_feat: Input channels.

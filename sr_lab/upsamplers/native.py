@@ -16,5 +16,5 @@ def native_only(model: str, upsampler: UpsamplerFactory | None) -> None:
     """
     if upsampler is not None:
         raise ConfigError(
-            f"upsampler: {model} has no tail to replace; allowed: upsampler=native; drop the override"
+            f"upsampler: {model} has no tail to replace; allowed: upsampler=native; leave upsampler out"
         )

@@ -11,7 +11,8 @@ class PAUpsampler(nn.Module):
 
     A stage consists of nearest-neighbour upscaling, Conv3x3, pixel attention and Conv3x3.
 
-    x3 takes one stage of 3; any other scale takes stages of 2. Most of the cost is at output size.
+    At x3 a single stage upscales by 3; at any other scale each stage upscales by 2. Most of the cost is at
+    output size.
 
     Args:
         num_feat: Input channels.

@@ -155,7 +155,7 @@ def judge(file: Path, set_name: str, *, cut: int = 1) -> Verdict:
 
     Args:
         file: The image.
-        set_name: The set that its folder is named after.
+        set_name: The set that the image's folder is named after.
         cut: The multiple to which the folder's layout crops images.
     """
     try:

@@ -170,7 +170,7 @@ def pairs(hr_files: Sequence[Path], others: Sequence[Path], scale: int | None = 
 
 
 def _nearest(file: Path, by_form: Mapping[str, list[tuple[Path, int]]], scale: int | None) -> list[Path]:
-    """The HR images whose names match that of an image after the fewest marks are removed."""
+    """The HR images whose names match an image's name after the fewest marks are removed."""
     removals: dict[Path, int] = {}
     for removed, form in enumerate(forms(file.stem, scale)):
         for hr_file, removed_there in by_form.get(form, ()):

@@ -38,7 +38,7 @@ class PairDataset(Dataset[PatchBatch]):
         DataError: There are too few pairs for training and validation.
     """
 
-    # The pairs do not come from files that are listed here.
+    # The pairs may come from anywhere, so no files are listed.
     files: ClassVar[Sequence[Path]] = ()
     lr_files: ClassVar[None] = None
     val_files: ClassVar[Sequence[Path]] = ()

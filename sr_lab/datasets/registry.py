@@ -42,7 +42,7 @@ class ImageSet:
         folder: The folder below ``paths.data_dir`` from which the data sets and benchmarks of ``conf/`` read
             the set.
         count: Number of images.
-        archives: Archives that contain it, tried in this order.
+        archives: Archives that contain the set, tried in this order.
         numbers: If the images are named by numbers, the first number and the number of digits.
         by_hand: Why the set cannot be downloaded automatically, and where to ask for it.
         chosen_by: The override with which ``task=prepare`` downloads it.

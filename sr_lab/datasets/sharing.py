@@ -36,7 +36,7 @@ _mapped: dict[tuple[int, int], Memory] = {}
 
 
 def empty(size: int) -> Tensor:
-    """An uninitialised uint8 tensor ``(size,)``; a worker's is in shared memory, and `send` does not copy it."""
+    """An uninitialised uint8 tensor ``(size,)``; in a worker, it is shared memory that `send` does not copy."""
     if get_worker_info() is None:
         return torch.empty(size, dtype=torch.uint8)
     for slot in _slots.values():

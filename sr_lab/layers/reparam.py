@@ -15,14 +15,15 @@ class RepConv(nn.Module, ABC):
     """Base class of blocks that are trained as a sum of branches and run as one 3x3 convolution.
 
     A subclass builds the branches; ``branches`` computes them, ``merged`` returns the convolution that they
-    add up to, and ``fold`` replaces the branches with it.
+    add up to, and ``fold`` replaces them with that convolution.
 
     Shape:
         ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, H, W)``.
 
     Note:
-        A 1x1 convolution before a 3x3 one pads its own input with zeros, as in the authors' code, so its
-        output at the border is its bias. The merged convolution can therefore be zero-padded too.
+        A 1x1 convolution before a 3x3 one pads its own input with zeros, as in the authors' code, so the
+        output of the 1x1 convolution at the border is its bias. The merged convolution can therefore be
+        zero-padded too.
     """
 
     folded: nn.Conv2d | None

@@ -15,8 +15,9 @@ from sr_lab.types import UpsamplerFactory
 class AWSRN(SRNetwork):
     """Adaptive weighted SR network, as in its authors' code.
 
-    Local fusion blocks of residual units, in which every sum has learned factors, and a tail of four
-    convolutions of growing kernel size. One more convolution upscales the image, and its output is added.
+    A chain of local fusion blocks of residual units, in which every sum has learned factors, then a tail of
+    four parallel convolutions of different kernel sizes. One more convolution upscales the image, and its
+    output is added.
 
     Args:
         scale: Upscaling factor r; the paper uses 2, 3, 4 and 8.

@@ -38,7 +38,7 @@ class OfficialNames:
         counts: Letters that stand for a fixed number: ``{"n": "body"}`` makes ``{n}`` the number of modules
             in the network's ``body``. ``{r}`` is the scale.
         prepare: Converts a file's tensors, still under the authors' names, to the tensors of our network.
-            Unlike ``names``, it has no inverse.
+            Unlike ``names``, ``prepare`` has no inverse.
     """
 
     names: Names
@@ -48,7 +48,7 @@ class OfficialNames:
     def to_ours(self, state: _Weights, network: nn.Module) -> dict[str, Tensor]:
         """A file's weights, under the names used in ``network``.
 
-        A name in no table is left unchanged. So are names that would be mapped to the same new name: a
+        A name in no table is left unchanged. Names that would get the same new name are left unchanged too: a
         stepwise tail has more convolutions at x4 than at x2, and each must be reported as not fitting.
         """
         prepared = state if self.prepare is None else self.prepare(state)
@@ -94,7 +94,7 @@ def official_names(network: nn.Module) -> tuple[OfficialNames, ...]:
 
 
 def official_state(network: nn.Module) -> dict[str, Tensor] | None:
-    """A network's weights under its authors' names; ``None`` if they have no names for its form."""
+    """A network's weights under the authors' names; ``None`` if the authors do not have this form of it."""
     state = network.state_dict()
     for table in official_names(network):
         try:

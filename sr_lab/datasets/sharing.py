@@ -22,8 +22,8 @@ from torch.utils.data import get_worker_info
 
 Memory: TypeAlias = NDArray[np.uint8]
 
-# A block starts with two flags, one for the worker and one for the training process: 1 while that side uses
-# the block's batch.
+# A block starts with a header. The worker has its first byte and the training process its second; a byte is 1
+# while that side uses the block's batch.
 _WORKER: Literal[0] = 0
 _TRAINING: Literal[1] = 1
 _HEAD = 64  # bytes; keeps the batch aligned to the processor's cache lines
@@ -36,7 +36,7 @@ _mapped: dict[tuple[int, int], Memory] = {}
 
 
 def empty(size: int) -> Tensor:
-    """An uninitialised uint8 tensor ``(size,)``; in a worker, it is shared memory that `send` does not copy."""
+    """An uninitialised uint8 tensor ``(size,)``; in a worker, it is shared, and `send` does not copy it."""
     if get_worker_info() is None:
         return torch.empty(size, dtype=torch.uint8)
     for slot in _slots.values():

@@ -35,7 +35,7 @@ class Spectrum:
 
     @property
     def share(self) -> float:
-        """High frequencies' share of the power up to 0.5 cycles per pixel; the features' scale cancels."""
+        """High frequencies' share of the power up to 0.5 cycles/pixel, whatever the features' magnitude."""
         # The number of frequencies in a ring is proportional to its radius.
         energy = self.power * self.frequency
         return float(energy[self.frequency >= HIGH].sum() / energy.sum().clamp_min(1e-300))

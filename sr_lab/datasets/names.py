@@ -65,8 +65,8 @@ def forms(stem: str, scale: int | None = None) -> list[str]:
 
     Args:
         stem: The name, without its extension.
-        scale: Marks of this scale are removed, marks of other scales stay. ``None``: those of all scales are
-            removed.
+        scale: Marks of this scale are removed, marks of other scales stay. ``None``: the marks of all
+            scales are removed.
     """
     found = [stem]
     while (shorter := _without_mark(found[-1], scale)) is not None:

@@ -73,8 +73,8 @@ class EFRDN(SRNetwork):
         In the text, features are "concatenated" where the equations sum them; this code sums them. The inner
         sum of Eq. 2 repeats one term; it is read as the sum of all F_An. The 768 K that the paper prints for
         x2 and x3 belong to x4. The transformers' sizes are not given; Table 2 implies 224 K parameters for
-        each transformer; with the defaults and without biases, it has as many (with ESRT's reduction of 2 and
-        ratio of 1/4, it would have 188 K). Inferred: the composition of those 224 K; four segments, as in
+        each transformer. The defaults give that number, without biases; ESRT's own reduction of 2 and ratio
+        of 1/4 would give 188 K. Inferred: the composition of those 224 K; four segments, as in
         ESRT; the mean shift and a range of 255, as in the same group's LBNet.
 
         Without dense connections the network is a plain chain, with F_S added at its end (Eq. 7). Eq. 3 can

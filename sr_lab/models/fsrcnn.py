@@ -36,8 +36,9 @@ class FSRCNN(SRNetwork):
 
     Note:
         ``original`` follows the port, which pads where the paper crops; each LR pixel maps to the first of
-        its r output pixels. Its weights are initialised as in the port. Left out: the port trains the
-        deconvolution at a tenth of the learning rate, and the authors' Caffe file all biases too.
+        its r output pixels. Its weights are initialised as in the port. Left out: the lower
+        learning rates. The port trains the deconvolution at a tenth of the rate of the other layers; the
+        authors' Caffe file trains all biases at a tenth too.
         ``lr_space`` is inferred from a public framework that has the same host networks. It has 35.1 K
         parameters; no usual form of FSRCNN has the printed 33 K.
     """

@@ -40,9 +40,10 @@ class IDN(SRNetwork):
     Note:
         ``lr_space`` follows the authors' TensorFlow code, which works on 0..255 and adds an 8-bit bicubic
         image; its weights have torch's default initialisation. ``original`` follows their Caffe code,
-        including the initialisation. Left out: the Caffe code trains the deconvolution and all biases at a
-        tenth of the learning rate of the other weights. A PyTorch port (yjn870) differs from both codes: it
-        keeps the last quarter instead of the first, and has no activation after the compression.
+        including the initialisation. Left out: the learning rate of the deconvolution and of all biases,
+        which in the Caffe code is a tenth of that of the other weights. A PyTorch port (yjn870) differs from
+        both codes: it keeps the last quarter instead of the first, and has no activation after the
+        compression.
     """
 
     multi_adds_rule = "conv"

@@ -39,8 +39,8 @@ class IMFM(SRNetwork):
         num_cam_feat: Inner channels of a CAM; needs ``cam``, as does ``cam_act``.
         pab: Progressive attention blocks; if off, each block is a residual chain of 3x3 convolutions.
         mswam: Multi-scale weights in the paths of the PABs and in the tail of ``upsampler=None``. An MWAUM
-            given as ``upsampler`` keeps its multi-scale weights, so with it and without ``mswam`` the network
-            at x4 has 577,795 parameters, not 576,595.
+            given as ``upsampler`` keeps its multi-scale weights: with ``mswam=False``, the network at x4 then
+            has 577,795 parameters instead of 576,595.
         cam: Coordinate attention in the PABs; needs ``pab``.
         window_sizes: Odd window sizes of the multi-scale weights, in pixels; an empty list gives plain pixel
             attention. Needs ``mswam``.

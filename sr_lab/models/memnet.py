@@ -47,7 +47,7 @@ class MemNet(SRNetwork):
         its recursions share the convolutions, which have biases, but each recursion has its own batch norms.
         The printed 677 K are the convolution weights only. Both forms are initialised as in the authors'
         prototxt. Left out: the outputs of the earlier blocks, which the authors train and average, and the
-        learning rate of biases, which is ten times lower there.
+        learning rate of biases, which in their prototxt is a tenth of that of the weights.
     """
 
     multi_adds_rule = "conv"

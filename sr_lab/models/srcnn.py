@@ -42,8 +42,8 @@ class SRCNN(SRNetwork):
         The papers' convolutions are not padded and lose 6 pixels at every edge (8 in the 9-5-5 form); here
         they are padded with zeros, so that the image keeps its size; only the edges of the result differ.
         The weights have torch's default initialisation, as in the port; the papers draw them with a standard
-        deviation of 0.001. Left out: the papers and the port train the last layer at a tenth of the others'
-        learning rate.
+        deviation of 0.001. Left out: the last layer's learning rate, which in the papers and the port is a
+        tenth of the others'.
     """
 
     colour = "y"

@@ -94,7 +94,7 @@ def official_names(network: nn.Module) -> tuple[OfficialNames, ...]:
 
 
 def official_state(network: nn.Module) -> dict[str, Tensor] | None:
-    """A network's weights under the authors' names; ``None`` if the authors do not have this form of it."""
+    """A network's weights under the authors' names; ``None`` if the authors have no such form."""
     state = network.state_dict()
     for table in official_names(network):
         try:

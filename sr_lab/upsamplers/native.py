@@ -16,5 +16,5 @@ def native_only(model: str, upsampler: UpsamplerFactory | None) -> None:
     """
     if upsampler is not None:
         raise ConfigError(
-            f"upsampler: {model} has no tail to replace; allowed: upsampler=native; leave upsampler out"
+            f"upsampler: {model} has no tail to replace; leave upsampler out or set upsampler=native"
         )

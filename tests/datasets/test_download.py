@@ -516,6 +516,6 @@ def test_a_set5_with_one_changed_pixel_is_refused(server, tmp_path, data_dir):
     changed.putpixel((5, 5), (red ^ 1, green, blue))
     changed.save(source / "head.png")
     server.files["/Set5_HR.tar.gz"] = tar_of(source, "Set5_HR/")
-    with pytest.raises(DataError, match=r"head\.png is recompressed: 280x280 as it should be"):
+    with pytest.raises(DataError, match=r"head\.png is recompressed: 280x280, the right size"):
         install(tmp_path / "data", set5(server))
     assert not (tmp_path / "data" / "benchmarks" / "Set5" / "HR").exists()

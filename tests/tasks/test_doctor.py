@@ -144,7 +144,7 @@ def test_each_tampered_image_is_reported_by_name(set14):
         assert part in wrong["."]
     for name, (_, said) in TAMPERED.items():
         assert wrong[name].startswith(said), (name, wrong[name])
-    assert wrong["barbara.jpg"].startswith("recompressed: JPEG 720x576 as it should be")
+    assert wrong["barbara.jpg"].startswith("recompressed: JPEG 720x576, the right size")
     assert wrong["face.png"] == "missing"
     renamed = findings(set14, "note")["face.png"]
     assert renamed == "renamed: right, under another name: this is Set14/flowers.png"

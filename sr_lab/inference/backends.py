@@ -38,7 +38,7 @@ _NEEDS = {
     "openvino": ("onnx", "onnxscript", "openvino"),
 }
 _FORMAT = 3  # part of every graph's name: increase it when the export changes
-LARGEST_DIFFERENCE = 1e-4  # from torch, of an image in [0, 1]; for larger values, relative to the maximum
+LARGEST_DIFFERENCE = 1e-4  # from torch's values in [0, 1]; for larger values, relative to the maximum
 _SIZES = ((24, 32), (37, 41), (49, 24), (49, 24))  # checked: whole windows, halves, odd sides, a repeat
 
 
@@ -115,8 +115,8 @@ class BackendNetwork(nn.Module):
         note: Called with a sentence if a stored graph is not trusted.
 
     Shape:
-        lr ``(N, C, H, W)`` in [0, 1] -> sr ``(N, C, rH, rW)`` in float32. For our networks, it differs from
-        torch's by at most 1e-5 of the largest value (EFRDN: 4e-5); see `equals` for what is accepted.
+        lr ``(N, C, H, W)`` in [0, 1] -> sr ``(N, C, rH, rW)`` in float32. For our networks, sr differs
+        from torch's by at most 1e-5 of the largest value (EFRDN: 4e-5); see `equals` for what is accepted.
 
     Raises:
         ConfigError: A package is missing, weights are not float32, the network does not export, or its graph
@@ -218,8 +218,8 @@ def equals(sr: Tensor, eager: Tensor, exact: Tensor) -> bool:
 
     Args:
         sr: The image.
-        eager: Torch's in float32.
-        exact: Torch's in float64.
+        eager: Torch's image in float32.
+        exact: Torch's image in float64.
     """
     if sr.shape != eager.shape:
         return False
@@ -261,7 +261,7 @@ def _onnxruntime(graph: Path | bytes, threads: int) -> Callable[[Tensor], Tensor
 
 @functools.cache
 def _openvino_core() -> "openvino.Core":
-    """One core per process: a core sets a signal-handler stack, which dangles once the core is freed."""
+    """One `Core` per process: it sets a signal-handler stack, which dangles once the `Core` is freed."""
     import openvino
 
     return openvino.Core()

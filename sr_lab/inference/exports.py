@@ -45,7 +45,8 @@ class Checked:
     Args:
         differences: Images -> largest difference of a value, relative to the largest value above 1;
             infinite or NaN if the graph gives such values.
-        is_equal: Whether they are within `LARGEST_DIFFERENCE`, or four times torch's own rounding errors.
+        is_equal: Whether the differences are at most `LARGEST_DIFFERENCE`, or at most four times torch's own
+            rounding errors.
         psnr_difference: Largest difference of an image's PSNR in dB, ``None`` without ground truth.
         size: Height and width of the LR image that was timed.
         seconds: Time of the graph for this image on the CPU.

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 INPUT, OUTPUT = "lr", "sr"  # names in an ONNX graph
 _AXES = {0: "batch", 2: "height", 3: "width"}
-_SIDES = (49, 55)  # LR pixels of the image used for the export: not a multiple of a window or stride
-_LARGEST = 2**31 - 1  # of an integer that every runtime accepts
+_SIDES = (49, 55)  # LR pixels of the image used for the export: no multiples of a window or stride
+_LARGEST = 2**31 - 1  # the largest integer that every runtime accepts
 _NODE = re.compile(r"%\w+[^\n]*call_function\[target=torch\.ops\.(aten\.\w+)")
 
 
@@ -171,7 +171,7 @@ def _tidy(model: "onnx.ModelProto", scale: int | None) -> None:
     from onnx import numpy_helper
 
     graph = model.graph
-    # A computed length may be zero, e.g. the rest of a split; a literal zero means that the length is kept.
+    # A computed length may be zero, e.g. of a split's last part; a literal zero keeps the input's length.
     copying = {t.name for t in graph.initializer if not numpy_helper.to_array(t).all()}
     for node in graph.node:
         if node.op_type == "Reshape" and node.input[1] not in copying:
@@ -192,7 +192,7 @@ def _tidy(model: "onnx.ModelProto", scale: int | None) -> None:
 
 
 def is_static(model: "onnx.ModelProto") -> bool:
-    """Whether no shape in a model depends on the image; TensorRT without profiles and NPUs demand this."""
+    """Whether no shape in a model depends on the image; NPUs, and TensorRT without profiles, need this."""
     computed = {"Shape", "Size", "NonZero", "If", "Loop", "Scan", "Range", "Unique"}
     lengths = (
         length

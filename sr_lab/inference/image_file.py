@@ -30,7 +30,7 @@ def upscaled_file(
         path: The image.
         about: The result of `read_info`.
         network: The network; its ``memory`` is reduced if tiles do not fit, and its ``note`` describes them.
-        max_pixels: Limit on an image, see `read_frames`.
+        max_pixels: Maximum number of pixels, see `read_frames`.
         progress: Called with the finished share of the image.
         note: Called with a sentence if bits or the colour profile are lost.
         on_gpu: Whether the network is on a GPU; on a CPU, image, result and tiles share one memory.
@@ -53,7 +53,7 @@ def upscaled_file(
         except Exception as error:
             if not out_of_memory(error):
                 raise
-        # Not inside the handler: the error keeps the tensors that fill the memory.
+        # Outside the handler, since the error keeps the tensors that fill the memory.
         if network.tile != "auto" or network.memory < 2 * LEAST_MEMORY:
             instead = "cut it into pieces" if network.tile == "auto" else "set tile=auto or a smaller tile"
             raise DataError(

@@ -33,8 +33,8 @@ network.load_state_dict(state)  # the network of its authors' code""",
 }
 _COLOUR = {
     "rgb": "RGB, 3 channels",
-    "y": "luma on the studio range (16..235 of 255), 1 channel",
-    "any": "any channels, each on its own; the graph takes 3",
+    "y": "luma in the studio range (16..235 of 255), 1 channel",
+    "any": "any number of channels, each upscaled on its own; the graph takes 3",
 }
 
 

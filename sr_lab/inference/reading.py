@@ -23,7 +23,7 @@ _MORE = ("AVIF", "JPEG2000", "HEIF")
 SUFFIXES = (*EXTENSIONS, ".apng", ".avif", ".jp2", ".j2k", ".heic", ".heif")
 _MOVING = ("GIF", "PNG", "WEBP", "AVIF")  # formats in which several images are an animation
 
-# What stays true of a larger image; other tags describe how the pixels of the old file were stored.
+# Tags that stay true of a larger image; other tags describe how the pixels of the old file were stored.
 _KEPT = (
     *(ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.Software),
     *(ExifTags.Base.DateTime, ExifTags.Base.Artist, ExifTags.Base.Copyright, ExifTags.Base.Rating),
@@ -39,11 +39,11 @@ class ImageInfo:
     Args:
         size: Height and width of the upright image.
         format: Pillow's name of the file's format.
-        moves: Whether it is an animation.
+        moves: Whether the file is an animation.
         icc: Colour profile.
         dpi: Horizontal and vertical pixels per inch.
         exif: The camera's record, with the orientation reset.
-        loop: How often an animation is shown, 0 for ever; ``None`` if not stated in the file.
+        loop: How many times an animation is shown (0: endlessly); ``None`` if the file does not say.
     """
 
     size: tuple[int, int]
@@ -90,7 +90,7 @@ def _about(path: Path, image: Image.Image) -> ImageInfo:
     several = bool(getattr(image, "is_animated", False))
     if several and image.format not in (*_MOVING, "MPO"):
         raise DataError(f"images: {path} has several pages; save one page as its own file")
-    given = Image.Image.getexif(image)  # PNG's own method would decode the pixels
+    given = Image.Image.getexif(image)  # Pillow's method for PNG would decode the pixels
     width, height = image.size
     if given.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8) and image.format != "TIFF":
         width, height = height, width
@@ -130,7 +130,7 @@ def _exif(given: Image.Exif) -> bytes:
 
 
 def read_frames(path: Path, max_pixels: float, note: Note) -> Iterator[Frame]:
-    """The upright images of a file in turn; one, unless it is an animation.
+    """The upright images of a file in turn; only an animation has several.
 
     Args:
         path: The file.

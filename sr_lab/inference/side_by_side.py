@@ -53,8 +53,8 @@ def side_by_side(
     Args:
         image: The file.
         network: The network.
-        folder: Gets both results.
-        max_pixels: Limit on the image.
+        folder: Where both results are written.
+        max_pixels: Maximum number of pixels of the image.
         progress: Called with the finished share.
         on_gpu: Whether the network is on a GPU.
 

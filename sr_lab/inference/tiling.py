@@ -38,7 +38,7 @@ class Piece:
 
     Args:
         read: Rows and columns of the LR image that the network is given.
-        keep: Rows and columns of its output that are correct.
+        keep: Rows and columns of the network's output that are correct.
         write: Rows and columns of the SR image where the kept part belongs.
     """
 
@@ -60,7 +60,7 @@ class Tiled(nn.Module):
     Args:
         network: ``(N, C, H, W)`` -> ``(N, C, rH, rW)``: a network, or the backend that runs it.
         tile: ``auto``: whole images as far as ``memory`` allows, then nearly square tiles. ``none``: always
-            whole. Or the side of a tile in LR pixels, overlap included.
+            the whole image. Or the side of a tile in LR pixels, overlap included.
         memory: Bytes of intermediate results that a tile may take. ``None``: half of what is free on the GPU
             of the network, or 2 GiB on a CPU.
         like: The torch network behind ``network``, whose memory and reach decide the tiles; both are computed
@@ -140,7 +140,7 @@ class Tiled(nn.Module):
         Args:
             height: Rows of LR pixels.
             width: Columns of LR pixels.
-            batch: Images that are upscaled together.
+            batch: Number of images that are upscaled together.
         """
         tile = self._tile(height, width, batch)
         if tile == (height, width):

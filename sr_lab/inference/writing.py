@@ -94,7 +94,7 @@ def write(
 
 
 def stamp_of(path: Path) -> str | None:
-    """The stamp of a file, without decoding its image; ``None`` if it is not one of our results."""
+    """The stamp of a file, without decoding its image; ``None`` if the file is not one of our results."""
     if not path.is_file():  # opening a named pipe would block
         return None
     with contextlib.suppress(OSError, DataError), open_image(path, max_pixels=np.inf, may_move=True) as image:
@@ -217,7 +217,7 @@ def _deep_tiff(
     picture: Picture, file: BinaryIO, *, icc: bytes | None, dpi: tuple[float, float] | None, stamp: str
 ) -> None:
     """Write 16-bit colours, which Pillow cannot."""
-    import tifffile  # only such a file needs it
+    import tifffile  # only a 16-bit TIFF needs it
 
     pixels = picture.channels()
     if picture.colours.ndim == 2:  # Pillow would not read grey with alpha

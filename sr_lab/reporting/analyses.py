@@ -18,11 +18,11 @@ class Analysis:
     """One picture.
 
     Args:
-        place: Its file, relative to the folder of the page.
-        says: What it shows, of which networks.
+        place: The file, relative to the folder of the page.
+        says: What the picture shows, and of which networks.
         source: The picture as a data URI.
-        width: Of the picture on the page, in pixels.
-        height: The same.
+        width: Width on the page, in pixels.
+        height: Height on the page, in pixels.
     """
 
     place: str
@@ -43,7 +43,7 @@ def find(root: Path) -> tuple[list[Analysis], int]:
 
 
 def _says(path: Path) -> str | None:
-    """What a picture of ``task=analyze`` records about itself; ``None`` for any other file."""
+    """The description in a picture of ``task=analyze``; ``None`` for any other file."""
     try:
         with Image.open(path, formats=("PNG",)) as picture:
             about, pixels = picture.info, picture.width * picture.height

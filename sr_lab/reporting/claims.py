@@ -46,7 +46,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Finding:
-    """What runs of both rows show.
+    """What the runs of a claim's two rows show.
 
     Args:
         paper: Folder in ``experiments/``.
@@ -57,7 +57,7 @@ class Finding:
         images: Number of test images.
         difference: PSNR of ``better`` minus that of ``worse`` in dB, the mean over images and seeds.
         std: Standard deviation of that difference over the seeds; NaN for one seed.
-        p: Wilcoxon's signed-rank test over the images, corrected by Holm for the claims of the table.
+        p: p-value of Wilcoxon's signed-rank test over the images, corrected by Holm for the table's claims.
         verdict: ``holds`` or ``reversed`` if the difference has the same sign for every one of at least three
             seeds and p < 0.05, otherwise ``undecided``.
         budget: How the runs were trained.

@@ -103,7 +103,7 @@ def sweep_columns(runs: Sequence[Run], entries: Sequence[Entry]) -> list[tuple[C
 def derived(key: Key, entry: Entry, block: Sequence[Entry]) -> float | None:
     """A value computed from rows of the block: a strategy's gain or extra time, or "A new minus old".
 
-    ``None`` if a row is missing, or if the two PSNR values are from different protocols or images.
+    ``None`` if a row is missing, or if the two PSNR values were measured with different protocols or images.
     """
     set_name, metric = key
     if metric not in _METRICS:
@@ -132,7 +132,7 @@ def derived(key: Key, entry: Entry, block: Sequence[Entry]) -> float | None:
 
 
 def _is_comparable(rows: Sequence[Entry], set_name: str) -> bool:
-    """Whether rows were measured on a set by one protocol and on the same images."""
+    """Whether rows were measured on a set with one protocol and on the same images."""
     runs = [run for row in rows for run in row.finished if set_name in run.sets]
     images = [run.measured_on[set_name] for run in runs]
     return len({run.values.get("protocol") for run in runs}) <= 1 and all(

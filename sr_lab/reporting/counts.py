@@ -30,8 +30,8 @@ class Size(NamedTuple):
     Args:
         num_params: Number of parameters.
         multi_adds: All operations at an output of 1280x720.
-        also: A second number of parameters that papers print for the network, if any. CARN has one because
-            its checkpoint contains the tails of all scales.
+        also: A second number of parameters that papers print for the network, if any. CARN has a
+            second number because its checkpoint contains the tails of all scales.
     """
 
     num_params: int
@@ -86,7 +86,7 @@ def comparisons() -> tuple[Figure, ...]:
 
 @functools.cache
 def _printed_names() -> Mapping[str, str]:
-    """``model=`` -> the name of one word that most papers print; longer ones say how a row was trained."""
+    """``model=`` -> the one-word name that most papers print; longer names say how a row was trained."""
     labels: dict[str, list[str]] = {}
     for figure in comparisons():
         if " " not in figure.row:

@@ -73,9 +73,9 @@ class Version:
     Args:
         name: What it is called in the figure.
         pixels: ``(H, W, 3)``.
-        psnr: In dB, of the whole image; ``nan`` if unknown.
-        ssim: Of the whole image; ``nan`` if unknown.
-        protocol: The protocol under which both were measured.
+        psnr: PSNR of the whole image in dB; ``nan`` if unknown.
+        ssim: SSIM of the whole image; ``nan`` if unknown.
+        protocol: The protocol with which both were measured.
         source: The weights of the method, for the csv.
     """
 
@@ -173,7 +173,7 @@ def window(hr: Pixels | None, results: Sequence[Pixels], scale: int, size: int) 
 
 
 def ranked(found: Sequence[Picture]) -> list[Picture]:
-    """Images by how much the methods' PSNR values differ: each set's first, then each set's second, ..."""
+    """Images sorted by the spread of the methods' PSNR: each set's first, then each set's second, ..."""
     by_set: dict[tuple[str, int], list[Picture]] = {}
     for picture in found:
         by_set.setdefault((picture.set_name, picture.scale), []).append(picture)

@@ -62,10 +62,10 @@ def read(runs: Sequence[Run], column: str) -> list[Curve]:
 
 
 def restarts(run: Run) -> tuple[float, ...]:
-    """Steps from which a training run was resumed.
+    """Steps at which a training run resumed.
 
-    The start of the last attempt is known. Earlier interruptions are recognised as pauses of over a minute
-    and over ten times the usual time between two rows, unless there was a validation.
+    The run folder says when the last attempt began. Earlier interruptions are recognised as pauses between
+    two rows that last more than a minute and more than ten times the usual pause, without a validation.
     """
     rows = [row for row in run.record if {"step", "time"} <= row.keys()]
     pairs = [(one["time"], other["time"], one["step"], other) for one, other in itertools.pairwise(rows)]
@@ -155,7 +155,7 @@ def _line(
 def _count(
     axes: Axes, steps: Sequence[float], values: Sequence[float], factor: float, count: int, place: int
 ) -> None:
-    """Write above a line how many runs share it; ``place`` is the number of earlier such lines."""
+    """Write above a line how many runs share it; ``place`` is the number of shared lines before it."""
     index = len(steps) * (1 + 2 * (place % 4)) // 9
     axes.annotate(
         f"{count} runs",

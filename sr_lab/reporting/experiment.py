@@ -54,9 +54,9 @@ _NOTES = (
 
 
 def experiment_table(runs: Sequence[Run], *, baseline: str | None = None) -> Table:
-    """The paper's table if all runs belong to one, otherwise a table of the runs.
+    """The paper's table if all runs belong to the same one, otherwise a table of the runs.
 
-    In a table of runs, those that differ only in their seed share a row.
+    In a table of runs, a row has the runs that differ only in their seed.
 
     Args:
         runs: At least one run.
@@ -251,7 +251,7 @@ def _bicubic(runs: Sequence[Run], columns: Sequence[Column], block: str) -> list
 
 
 def _is_measured_like(run: Run, other: Run) -> bool:
-    """Whether two runs were measured by one protocol, and on the same images of the sets that both have."""
+    """Whether two runs were measured with one protocol, and on the same images of the sets that both have."""
     own, others = run.measured_on, other.measured_on
     return run.values.get("protocol", "") == other.values.get("protocol", "") and all(
         own[name].is_same(others[name]) for name in own.keys() & others.keys()

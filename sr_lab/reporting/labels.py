@@ -17,7 +17,7 @@ _UNSAID = ("trainer", "logger", "paths", "sweep", "num_workers", "benchmark", "h
 def labels(runs: Sequence[Run], *, seeds: bool = False) -> list[str]:
     """For each run, what tells it apart from the others, e.g. ``deconv`` or ``imdn, num_feat 16``.
 
-    Words are added until they tell apart the runs of each scale, or until no setting differs further: first
+    Words are added until they tell apart the runs of each scale, or until no further setting differs: first
     the rows of a table or the networks, then what was typed on a sweep's command line, then other settings.
 
     Args:
@@ -92,7 +92,7 @@ def _split(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def _telling(candidates: Sequence[_Candidate], classes: Sequence[object]) -> list[list[str]]:
-    """The words of each run: those of each candidate, in order, that tells apart more runs than before."""
+    """The words of each run; a candidate adds its words if these tell apart more runs than before."""
     known: list[tuple[object, ...]] = [(each,) for each in classes]
     words: list[list[str]] = [[] for _ in classes]
     for key, values in candidates:

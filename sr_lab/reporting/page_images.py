@@ -30,7 +30,7 @@ class Shot:
 
     name: str  # the method
     kind: str  # ``lr``, ``sr`` or ``hr``
-    source: str = ""  # lossless WebP as a data URI; empty if ``same`` names it
+    source: str = ""  # lossless WebP as a data URI; empty if ``same`` is set
     same: str = ""  # another method with the same pixels
     psnr: float = math.nan  # in dB, ``nan`` for LR and HR
     ssim: float = math.nan  # ``nan`` for LR and HR

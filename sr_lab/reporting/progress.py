@@ -82,7 +82,7 @@ class Progress:
 
         Args:
             done: Amount of finished work.
-            facts: More to show, the most important first; a narrow terminal leaves out the last ones.
+            facts: Further facts, the most important first; a narrow terminal leaves out the last ones.
             share: Finished share of the work, if its pieces differ in size.
         """
         now = time.monotonic()

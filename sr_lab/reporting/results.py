@@ -26,7 +26,7 @@ def write_results(
     """Add our results for papers' tables to ``<root>/<paper>/results.csv``.
 
     A result replaces an earlier one of the same cell and budget; all other lines stay. Runs that were
-    measured by a protocol or on images other than the papers' are left out.
+    measured with a protocol or on images other than the papers' are left out.
 
     Args:
         runs: Any runs.
@@ -75,9 +75,7 @@ def _not_as_in_papers(run: Run) -> str:
         return ""
     protocol = str(run.values.get("protocol", "an unknown protocol"))
     if protocol != PRINTED_PROTOCOL:
-        return (
-            f"was measured by {protocol}, and only {PRINTED_PROTOCOL} is the protocol of the papers' tables"
-        )
+        return f"was measured with {protocol}; the protocol of the papers' tables is {PRINTED_PROTOCOL}"
     for name, own in run.measured_on.items():
         if own.says.startswith("not the published"):
             return f"was measured on images other than the papers' ({own.says})"

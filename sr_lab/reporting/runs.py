@@ -100,7 +100,7 @@ class Run:
 
     @property
     def is_cost(self) -> bool:
-        """Whether it is a run of ``task=complexity``."""
+        """Whether the run is one of ``task=complexity``."""
         return self.values.get("task") == "complexity"
 
     @property
@@ -168,7 +168,7 @@ class Run:
         }
 
     def is_as_printed(self, set_name: str) -> bool:
-        """Whether its PSNR on a set can be compared with those in papers: the same protocol and images."""
+        """Whether the run's PSNR on a set can be compared with papers': same protocol, same images."""
         own = self.measured_on.get(set_name)
         is_theirs = own is not None and not own.says.startswith("not the published")
         return is_theirs and self.values.get("protocol") == PRINTED_PROTOCOL

@@ -68,7 +68,7 @@ def table_to_csv(table: Table) -> str:
 
 
 def _p_value(row: Row, column: Column) -> float | None:
-    """The corrected p-value of a PSNR column; with only one set, this is the test on all sets."""
+    """The corrected p-value of a PSNR column; if there is only one set, that of the test on all sets."""
     if not column.key.endswith("/psnr_y"):
         return None
     found = {test.set_name: test.p_holm for test in row.tests}

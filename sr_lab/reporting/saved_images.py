@@ -44,9 +44,9 @@ class Result:
 
     name: str
     file: Path  # the SR image
-    psnr: float = math.nan  # in dB, for the whole image under the run's protocol; ``nan`` if unknown
-    ssim: float = math.nan  # for the whole image too; ``nan`` if unknown
-    protocol: str = ""  # the protocol under which both were measured
+    psnr: float = math.nan  # in dB, of the whole image, with the run's protocol; ``nan`` if unknown
+    ssim: float = math.nan  # of the whole image too; ``nan`` if unknown
+    protocol: str = ""  # the protocol with which both were measured
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ _WITHOUT_TRAINING = ("task", "model", "upsampler", "strategy", "ckpt", "benchmar
 _REPEATED = {"dataset": ("seed", "seed"), "optimizer": ("lr", "learning_rate")}
 # The node that contains a group's settings.
 _INNER = {"upsampler": "factory", "strategy": "apply", "schedule": "scheduler"}
-# Usually follows from other settings.
+# Settings that usually follow from other settings.
 _DERIVED = ("steps_per_epoch",)
 _IMAGES = "images of "
 
@@ -24,8 +24,8 @@ _IMAGES = "images of "
 def flat(run: Run) -> dict[str, str]:
     """Settings of a run: ``model: IMDN``, ``model.num_feat: 64``, ``upsampler: deconv``, ...
 
-    They come from config.yaml, which a run that never began also has, and from the identity. The seed, the
-    scale and digests of files are left out.
+    The settings come from config.yaml, which even a run that never began has, and from the identity. The
+    seed, the scale and digests of files are left out.
     """
     measured: dict[str, object] = {
         key: run.values[key]
@@ -59,7 +59,7 @@ def flat(run: Run) -> dict[str, str]:
 
 
 def _details(run: Run) -> dict[str, str]:
-    """The rest of what identifies a run: digests of files, full names of classes, limits of the budget."""
+    """What identifies a run beyond `flat`: digests of files, full names of classes, limits of the budget."""
     digests_of = {name: own.digest for name, own in run.measured_on.items()} | run.trained_on._asdict()
     found = {f"{_IMAGES}{name}": digest[:8] for name, digest in digests_of.items() if digest}
 
@@ -137,11 +137,11 @@ def _described(node: Mapping[str, object]) -> str:
 
 
 def changed(run: Run) -> list[str]:
-    """Changes to the recipe of a row that keep its results from matching the paper's.
+    """Changes to a row's recipe with which its results need not match the paper's.
 
-    These are overrides on a sweep's command line, without the budget, which a table shows anyway, and without
-    folders. Choosing the best checkpoint on benchmark sets counts too; so does another start where the paper
-    starts from its x2 network.
+    These are overrides on a sweep's command line, except those of folders and of the budget, which a table
+    shows anyway. Choosing the best checkpoint on benchmark sets counts as a change; so does a different start
+    where the paper starts from its x2 network.
     """
     shown = ("task", "budget", "validation", "benchmark")
     recipe = {*GROUPS, "steps_per_epoch", "debug"}.difference(shown)
@@ -201,7 +201,7 @@ def _add_group(found: dict[str, str], group: str, node: Mapping[str, object]) ->
     for key, value in {**outer, **body}.items():
         # The tail is shown by the group upsampler, the scale by the block; folders do not change results.
         is_shown = group == "model" and key in ("scale", "upsampler")
-        is_default = (group, key, value) == ("benchmark", "lr", "made")  # older runs do not have it
+        is_default = (group, key, value) == ("benchmark", "lr", "made")  # older runs lack this setting
         if not key.endswith(("_dir", "_gb")) and not is_shown and not is_default:
             _add(found, group, key, value)
 

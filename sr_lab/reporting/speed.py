@@ -90,7 +90,7 @@ def fallen(now: Table, stored: Table, asked: Collection[str]) -> list[str]:
     """Figures that are worse than the stored ones by more than 10 % and beyond the stored quartiles.
 
     Only ratios are compared, since a rate depends on the machine. A share that should be small may grow by
-    three percentage points: 8 % outside the network is not worse than 7 %.
+    three percentage points: 8 % of the time outside the network does not count as worse than 7 %.
 
     Args:
         now: The new figures.

@@ -136,7 +136,7 @@ class Row:
         return any(cell.paper is not None for cell in self.cells)
 
     def is_comparable(self, other: "Row") -> bool:
-        """Whether the figures of two rows come from one protocol, the same images and the same LR images."""
+        """Whether two rows were measured with one protocol, on the same images and the same LR images."""
         own, others = dict(self.measured_on), dict(other.measured_on)
         same = all(own[name].is_same(others[name]) for name in own.keys() & others.keys())
         return same and (self.protocol == other.protocol or "" in (self.protocol, other.protocol))

@@ -22,7 +22,7 @@ class Terminal(Console):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
     def on_broken_pipe(self) -> None:
-        """Let the command line handle it and exit quietly; Rich would exit with code 1."""
+        """Let the command line handle the error and exit quietly; Rich would exit with code 1."""
         raise BrokenPipeError
 
 

@@ -29,7 +29,7 @@ Cost: TypeAlias = Literal["num_params", "multi_adds", "time"]
 _ORDER: tuple[Source, ...] = ("run", "weights", "paper")  # the order in which names are placed
 _MAX_NAMES = 40  # with more networks, most names would be far from their circles
 _RANGE = 1.0  # dB below the best network; networks further below are only listed, except runs
-# Where a PSNR is from: colour, marker, fill in the legend, label.
+# Where a PSNR comes from -> the colour, marker, fill style and label of its entry in the legend.
 _SOURCES: Mapping[Source, tuple[str, str, FillStyleType, str]] = {
     "paper": ("#c8571b", "o", "none", "PSNR printed in papers"),
     "weights": ("#5b8a3c", "D", "full", "PSNR of published weights"),
@@ -70,7 +70,7 @@ class Times:
 
     Args:
         label: Label of the axis.
-        values: Time by network (`network_of`); that of a paper's own network also by ``model=`` and scale.
+        values: Network (`network_of`) -> its time; a paper's own network also under its ``model=`` and scale.
     """
 
     label: str
@@ -105,7 +105,7 @@ NO_TIMES = Times("", {})
 
 
 def network_of(run: Run) -> str:
-    """What identifies the network of a run, with its scale."""
+    """A string that identifies the network and scale of a run."""
     parts = ("model", "upsampler", "strategy", "scale")
     return json.dumps([run.identity.get(part) for part in parts], sort_keys=True)
 
@@ -227,8 +227,8 @@ def printed(
     Args:
         scale: Upscaling factor.
         set_name: The test set.
-        table: Paper and table of the networks and values; ``None``: all papers, with the value that most of
-            them print.
+        table: Paper and table that the networks and values are from; ``None``: all papers, with the value
+            that most of them print.
         times: Measured times.
     """
     labels: dict[str, list[str]] = {}

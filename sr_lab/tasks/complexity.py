@@ -165,7 +165,7 @@ def _times(
 ) -> list[float]:
     """Seconds of each forward pass after a warm-up: at least five passes, and at least one second in all."""
     seconds: list[float] = []
-    warm_up = 3 if torch.cuda.is_available() else 1  # a GPU chooses kernels and raises its clock first
+    warm_up = 3 if torch.cuda.is_available() else 1  # first, a GPU chooses kernels and raises its clock
     with exact_float32():
         while len(seconds) < warm_up + 5 or sum(seconds[warm_up:]) < 1:
             synchronise()

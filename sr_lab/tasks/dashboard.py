@@ -90,7 +90,8 @@ def build(runs: Sequence[Run], *, project: str, entity: str) -> ws.Workspace:
     # A paper's multiply-adds are counted differently from ours, so a difference would mean nothing.
     kinds = {MULTI_ADDS[1]: ("paper",)}
     cells = [f"{kind}/{key}" for key in printed for kind in kinds.get(key, ("ours", "paper", "difference"))]
-    tested = _unique(name for run in runs for name in (*run.sets, *_names(run, "benchmark")))  # or will be
+    # The sets that were tested, or will be.
+    tested = _unique(name for run in runs for name in (*run.sets, *_names(run, "benchmark")))
     quality = [f"{name}/{metric}" for name in tested for metric in ("psnr_y", "ssim_y")]
     validated = _unique(name for run in runs for name in ("held_out", *_names(run, "validation")))
     curves = ["val/psnr_y", *(f"val/{name}/psnr_y" for name in validated)]

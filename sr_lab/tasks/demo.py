@@ -117,7 +117,7 @@ class Work:
         given = [config.ckpt] if isinstance(config.ckpt, str) else config.ckpt or []
         found = offered(given, measured_scale, note=note, allow=config.allow)
         if not found:
-            shipped.default(None, key="ckpt", command=_command)  # raises an error that names some
+            shipped.default(None, key="ckpt", command=_command)  # raises an error that names some checkpoints
         self.offered: dict[str, dict[int, Offered]] = {}
         for each in found:
             self.offered.setdefault(each.name, {})[each.scale] = each

@@ -48,13 +48,13 @@ _SAME_DB = 0.01  # smaller differences in PSNR do not show in the printed values
 
 
 def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Measure, write ``metrics.json`` and print the table; ``explain=true`` adds other conventions.
+    """Measure, write ``metrics.json`` and print the table; ``explain=true`` also uses other conventions.
 
     For a finished run, the stored figures are printed. After an interruption, only the remaining images are
     measured, unless the others were measured with different code, devices or versions of libraries.
     """
     check_gpu(config.trainer.accelerator, config.trainer.devices)
-    float32_matmul_precision(config.trainer.float32_matmul_precision)  # Lightning asks for a choice
+    float32_matmul_precision(config.trainer.float32_matmul_precision)  # otherwise Lightning prints advice
     run_folder = RunFolder(folder)
     opened: _Opened | None = None
     if not _is_finished(config, run_folder):
@@ -244,7 +244,7 @@ class _Progress(contextlib.ExitStack):
     """Shows how many images are measured, the means so far, and the time left; a context manager.
 
     Args:
-        sets: The test sets. An image counts by its number of pixels, since larger images take longer.
+        sets: The test sets. Each image is weighted by its pixels, since larger images take longer.
     """
 
     def __init__(self, sets: Sequence[BenchmarkSet]) -> None:
@@ -288,7 +288,7 @@ class _Progress(contextlib.ExitStack):
 
 
 def _explain(opened: _Opened) -> None:
-    """Measure the same images under other conventions, to show why a paper's values may differ."""
+    """Measure the same images by other conventions, to show why a paper's values may differ."""
     config, network, protocol = opened.config, opened.runs, opened.protocol
     device = device_of(config.trainer.accelerator, config.trainer.devices)
     network = network.to(device).eval()  # the Trainer has moved it back to the CPU

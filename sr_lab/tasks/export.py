@@ -91,7 +91,7 @@ def source_of(config: ExportConfig, overrides: Sequence[str], note: Note) -> Sou
 
     Args:
         config: The settings.
-        overrides: Those of the command line, which must not contradict the checkpoint.
+        overrides: Overrides of the command line, which must not contradict the checkpoint.
         note: Called with a sentence about what the weights do not determine, such as the scale.
 
     Raises:

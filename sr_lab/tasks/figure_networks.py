@@ -1,4 +1,4 @@
-"""The networks and the image of a picture: what ``task=compare`` and ``task=analyze`` have in common."""
+"""The networks and the image of a figure: what ``task=compare`` and ``task=analyze`` have in common."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ from sr_lab.tasks import common
 
 _MAX_PIXELS = 32_000_000  # of a result; the results of all networks are in memory together
 BICUBIC = "bicubic"
-_TAKEN = ("HR", BICUBIC)  # names in the picture
+_TAKEN = ("HR", BICUBIC)  # names in the figure
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network of the picture: what it is called, where its weights are from, and its scale."""
+    """A network in the figure: what it is called, where its weights are from, and its scale."""
 
     name: str
     source: str
@@ -42,11 +42,11 @@ class Network:
 
 @dataclass(frozen=True)
 class Shown:
-    """The image of the picture.
+    """The image that the figure shows.
 
     Args:
-        name: Its name.
-        set_name: Its test set; empty for any other image.
+        name: Name of the image.
+        set_name: Test set of the image; empty if the image is from none.
         lr: What the networks get, float32 ``(1, 3 or 1, h, w)`` in [0, 1].
         hr: uint8 ``(1, 3, scale * h, scale * w)``; ``None`` if there is no HR image.
         grey: Whether the image comes from a file with one channel.
@@ -61,7 +61,7 @@ class Shown:
     protocol: Protocol
 
     def title(self, scale: int) -> str:
-        """What the picture shows: ``Set14 barbara x4``."""
+        """What the figure shows: ``Set14 barbara x4``."""
         return " ".join(filter(None, (self.set_name, self.name, f"x{scale}")))
 
 
@@ -101,7 +101,7 @@ def networks(config: PicturedConfig, overrides: Sequence[str]) -> list[Network]:
 
     Raises:
         ConfigError: No network is given, or two have different scales or the same name.
-        CheckpointError: One cannot be opened.
+        CheckpointError: A checkpoint cannot be opened.
     """
     asked = config.scale if is_set("scale", overrides) else None
     opened = [_opened(config, "ckpts", path, asked) for path in config.weights]
@@ -114,7 +114,7 @@ def networks(config: PicturedConfig, overrides: Sequence[str]) -> list[Network]:
     first = opened[0]
     if other := next((each for each in opened if each.stored.scale != first.stored.scale), None):
         scales = f"'{first.source}' is x{first.stored.scale} and '{other.source}' is x{other.stored.scale}"
-        raise ConfigError(f"ckpts: {scales}; a picture shows networks of one scale, so leave one out")
+        raise ConfigError(f"ckpts: {scales}; a figure shows networks of one scale, so leave one out")
     called = _names(opened)
     if config.names and len(config.names) != len(called):
         raise ConfigError(
@@ -195,7 +195,7 @@ def _trained(config: PicturedConfig, scale: int) -> list[Run]:
         )
         if not config.weights:
             raise CheckpointError(f"{missing}; or set ckpts=[...]")
-        common.console.print(f"{missing}; the picture shows the networks of ckpts alone")
+        common.console.print(f"{missing}; the figure shows only the networks of ckpts")
     return found
 
 
@@ -213,7 +213,7 @@ def where_to_train(config: PicturedConfig, scale: int) -> str:
 
 
 def _file(config: PicturedConfig) -> tuple[Path, str]:
-    """The image file that gives the picture its name, and the test set of the image, or an empty string."""
+    """The image file that gives the figure its name, and the test set of the image, or an empty string."""
     if config.hr is None and config.input is None:
         raise ConfigError(
             "hr: no image is given; set hr=<HR image, or Set14/barbara>, or input=<photo> without an HR image"
@@ -249,7 +249,7 @@ def image(config: PicturedConfig, scale: int) -> Shown:
     if config.hr is None:
         pixels = read_image(file)
         lr = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
-        protocol = PROTOCOLS["rgb_uint8"]  # makes the bicubic result; nothing is measured
+        protocol = PROTOCOLS["rgb_uint8"]  # for the bicubic result; nothing is measured
         return Shown(file.stem, "", lr, None, grey=False, protocol=protocol)
     lr_files = None
     if config.input is not None:

@@ -155,7 +155,7 @@ def _check(name: str, package: str) -> None:
                 f"not a Python keyword), got {value!r}"
             )
     if name != name.lower():
-        raise ConfigError(f"name: is written in lower case, got {name!r}; write name={name.lower()}")
+        raise ConfigError(f"name: must be in lower case, got {name!r}; write name={name.lower()}")
     if name in model_options():
         raise ConfigError(f"name: model={name} is already a network of sr_lab; choose another name")
     if name in ("conf", "__init__") or name.startswith("test_"):

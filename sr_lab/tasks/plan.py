@@ -62,7 +62,8 @@ def run(
     lines += ["", *_table(jobs), "", *_measurement(jobs, first)]
     needs, obstacles = _needs(jobs, _prepare(overrides, choices or {}))
     lines += ["", *layout.pairs(needs, indent=0, column=8), ""]
-    for sentence in obstacles or ["Nothing is missing: the same command without task=plan starts it."]:
+    ready = "Nothing is missing: the same command without task=plan starts the training."
+    for sentence in obstacles or [ready]:
         lines += layout.wrapped(sentence)
     for line in lines:
         console.print(line)
@@ -86,7 +87,7 @@ def _job(config: PlanConfig) -> Job:
         folder = RunFolder(identity.planned_folder(complete))
     except DataError:
         return Job(config, copies=_trials(config))
-    if config.hparams_search is not None:  # its trials have folders of their own
+    if config.hparams_search is not None:  # the trials have folders of their own
         ended = sum(RunFolder(path.parent).is_finished() for path in folder.path.glob("*/metrics.json"))
         left = _trials(config) - ended
         return Job(config, folder.path, "waiting" if left > 0 else "finished", copies=max(0, left))
@@ -371,7 +372,7 @@ def _to_prepare(jobs: Sequence[Job]) -> tuple[int, bool]:
 
 
 def _memory(config: PlanConfig, memory: int, obstacles: list[str]) -> str:
-    """What the largest job needs, compared with what the machine has."""
+    """How much memory the largest job needs, and how much the machine has."""
     if build.on_gpu(config):
         on_gpu = torch.cuda.get_device_properties(build.device(config)).total_memory
         return f"up to {_bytes(memory)} of the GPU's {_bytes(on_gpu)}"

@@ -1,4 +1,4 @@
-"""The pictures of ``task=analyze`` that show training runs and costs, without running a network."""
+"""The figures of ``task=analyze`` that show training runs and costs, without running a network."""
 
 import functools
 from collections.abc import Mapping, Sequence

@@ -319,12 +319,12 @@ def _lost_best(folder: RunFolder, trainer: lightning.Trainer, tested: Path) -> d
 def _degraded(dataset: TrainingSet) -> dict[str, str]:
     """For the lines above a table: the LR images of the training, unless they are made as in the protocol."""
     if isinstance(dataset, PairDataset):
-        return {"degradation_says": f"pairs of {dataset.name}, also for validation; tested by the protocol"}
+        return {"degradation_says": f"pairs of {dataset.name}, also for validation; tested with the protocol"}
     if dataset.lr_files is not None:
-        return {"degradation_says": "given LR images, also for validation; tested by the protocol"}
+        return {"degradation_says": "given LR images, also for validation; tested with the protocol"}
     if not isinstance(dataset.degradation, RandomDegradation):
         return {}
-    return {"degradation_says": f"{dataset.degradation.describe()}; validated and tested by the protocol"}
+    return {"degradation_says": f"{dataset.degradation.describe()}; validated and tested with the protocol"}
 
 
 def _check_numbers(results: Sequence[ImageResult], skipped: int | None, steps: int) -> None:

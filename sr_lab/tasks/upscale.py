@@ -65,8 +65,8 @@ class Manner:
 
     Args:
         maker: Digest of the network, and its backend.
-        quality: Of JPEG and WebP.
-        max_pixels: Limit on an image.
+        quality: Quality of JPEG and WebP.
+        max_pixels: Maximum number of pixels of an image.
     """
 
     maker: str

@@ -65,7 +65,7 @@ def _notes() -> list[str]:
         f"{entry.name} ({entry.protocol})" for entry in published().values() if entry.protocol != _USUAL
     ]
     return [
-        f"measured: PSNR and SSIM on luma, with the authors' code, under the protocol {_USUAL}; "
+        f"measured: PSNR and SSIM on luma, with the authors' code and the protocol {_USUAL}; "
         f"except {', '.join(others)}",
         "licence: the licence of the repository that has the file; none: the repository states no licence",
         f"use: ckpt={PREFIX}<name> in any task, or sr_lab.load('{PREFIX}<name>')",

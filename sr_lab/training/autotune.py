@@ -95,7 +95,7 @@ def choose(
         device: The device to measure on.
         autocast: The half-precision type of a mixed-precision run; ``None`` for float32.
         tf32: Whether the training run allows TF32.
-        benchmark: Whether cuDNN chooses its algorithms by measuring them.
+        benchmark: Whether cuDNN chooses its algorithms by timing them.
         known_as: The network as plain values; part of the key under which the result is stored.
         cache_dir: Folder in which results are stored. One process per machine measures while the others wait.
     """

@@ -61,7 +61,7 @@ def module(
     if config.init_ckpt is not None:
         left = take_over(network, open_checkpoint(config.init_ckpt, "init_ckpt", say))
         names = f", which keep their initial values: {', '.join(left)}" if left else ""
-        say(f"weights from {config.init_ckpt}: it lacks {len(left)} of the network's weights{names}")
+        say(f"weights from {config.init_ckpt}: the file lacks {len(left)} of the network's weights{names}")
     if config.freeze and (frozen := recipe.freeze(network, config.freeze)):
         initial = ", which keep their random initial values, since there is no init_ckpt"
         initial = initial if config.init_ckpt is None else ""
@@ -89,7 +89,7 @@ def module(
 
 
 def started_from(config: TrainConfig) -> dict[str, object]:
-    """For the record: the network of ``init_ckpt`` and its scale; ``None`` if unknown.
+    """What a run records about ``init_ckpt``: its network and its scale; ``None`` if unknown.
 
     A file that does not describe its network is compared only with the network that is trained, since
     comparing it with all others takes several seconds.
@@ -115,7 +115,8 @@ def optimizer_factory(config: TrainConfig) -> Callable[..., torch.optim.Optimize
     """Builds the optimizer; Adam is fused on a GPU, where fp16 otherwise waits for an overflow check."""
     build: Callable[..., torch.optim.Optimizer] = targets.build("optimizer", config.optimizer, config.allow)
     fusible = config.optimizer["_target_"] in ("torch.optim.Adam", "torch.optim.AdamW")
-    clipped = config.trainer.gradient_clip_val is not None  # Lightning cannot clip what the kernel unscales
+    # Lightning cannot clip gradients that the fused kernel unscales.
+    clipped = config.trainer.gradient_clip_val is not None
     if not fusible or clipped or {"fused", "foreach"} & set(config.optimizer) or not on_gpu(config):
         return build
     return functools.partial(build, fused=True)

@@ -183,9 +183,9 @@ class _State(TypedDict):
 class RandomState(Callback):
     """Stores the random state of Python, NumPy and torch, of each process and device, in every checkpoint.
 
-    Lightning leaves it out, so dropout would draw different numbers after a resume. It is restored when the
-    training starts, after the data loader and everything else has drawn random numbers, so this callback must
-    be last, except for the callback that saves at a signal.
+    Lightning does not store it, so dropout would draw different numbers after a resume. The state is restored
+    when the training starts, after all other code, such as the data loader, has drawn random numbers. So this
+    callback must be last, except for the callback that saves at a signal.
     """
 
     _states: list[_State] | None = None

@@ -156,7 +156,7 @@ class ImageLoader:
         return len(self.images)
 
     def __iter__(self) -> Iterator[EvalBatch]:
-        """The images in order; while one is used, the next ones are being read or ready, one per thread."""
+        """The images in order; while one is used, each thread reads one of the next images."""
         coming: collections.deque[Future[EvalBatch]] = collections.deque()
         readers = _READERS_GPU if self.pin else _READERS_CPU
         with ThreadPoolExecutor(readers) as pool:
@@ -201,7 +201,7 @@ class SRDataModule(lightning.LightningDataModule):
         accumulate: Batches accumulated for one optimizer step.
         num_workers: Processes that read patches.
         timeout: Seconds after which a worker that does not respond causes an error.
-        overfit_batches: Batches to train on again and again; ``None`` for an endless stream.
+        overfit_batches: Number of batches that are repeated; ``None`` for an endless stream.
     """
 
     train: Dataset[Any] | None = None

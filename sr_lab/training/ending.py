@@ -1,8 +1,8 @@
 """How a training run ends (after its last step, by a callback or at a signal) and where it resumes.
 
-Lightning 2.6.6 exits with 0 after SIGTERM. On Slurm's signal, it writes a checkpoint under another name to
-another folder, and its ``ckpt_path="hpc"`` fails on the first start, when there is no checkpoint. It waits
-for other processes inside a signal handler, where all of them can hang.
+Lightning 2.6.6 exits with 0 after SIGTERM. On Slurm's signal, Lightning writes a checkpoint under another
+name to another folder, and ``ckpt_path="hpc"`` fails on the first start, when there is no checkpoint.
+Lightning waits for other processes inside a signal handler, where all of them can hang.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from sr_lab.training.lit_module import Saved
 
 
 class Ending(Callback):
-    """Also validates, and therefore saves, after the last step. A run stopped early stays stopped.
+    """Makes a run validate, and therefore save, after its last step, and keeps a stopped run stopped.
 
     Lightning does not store that another callback has stopped the training. With this callback, resuming a
     stopped run goes straight to the test.
@@ -36,7 +36,7 @@ class Ending(Callback):
         checkpoint["ended_early"] = trainer.should_stop and trainer.global_step < trainer.max_steps
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Saved) -> None:
-        """Until the training starts, remember whether it was stopped."""
+        """Until the training starts, remember whether the saved run was stopped."""
         self._stopped = checkpoint.get("ended_early") is True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -49,7 +49,7 @@ class SaveLast(Checkpoint):
 
     Lightning's ``save_last`` saves only after a new best score, so all work on a plateau would be lost. After
     a signal the training ends, but finishes a running validation first. Processes agree on the step by an
-    exchange on the CPU, which runs during the next step. Must be the last callback that saves.
+    exchange on the CPU, which runs during the next step. This must be the last callback that saves.
 
     Args:
         path: The checkpoint.

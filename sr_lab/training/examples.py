@@ -176,5 +176,6 @@ def _captioned(strip: Image.Image, captions: Sequence[str]) -> Image.Image:
 
 def _write_png(picture: Image.Image, path: Path) -> None:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)  # a sixth larger than the default, in a third of the time
+    # Level 1 takes a third of the default's time, and the file is a sixth larger.
+    picture.save(buffer, "PNG", compress_level=1)
     files.write(path, buffer.getvalue())

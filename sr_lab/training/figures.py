@@ -71,7 +71,7 @@ class Kept:
 
 
 def kept(paths: Sequence[Path], by: Mapping[str, object]) -> Kept:
-    """The figures in files that were measured in the given way; a damaged file has none.
+    """The figures that earlier attempts measured in the given way; a damaged file has none.
 
     Args:
         paths: One file for each process of the earlier attempts.
@@ -93,9 +93,9 @@ class Figures(Callback):
     """Keeps the figures of every image that this process measures, together with those of earlier attempts.
 
     Args:
-        file: Where they are written, at most every half second and at the end of the test.
+        file: Where the figures are written, at most every half second and at the end of the test.
         sets: The test sets.
-        by: See `kept`.
+        by: As in `kept`.
         before: What earlier attempts have measured; these images are not measured again.
         perceptual: Measures LPIPS and DISTS as well.
         show: Called with the figures so far at the beginning and after every write.
@@ -179,11 +179,11 @@ class Figures(Callback):
             self._keep()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the last figures."""
+        """Write the last figures."""
         self._keep()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Keep the figures so far if the program is asked to end."""
+        """Write the figures so far if the program is asked to end."""
         if isinstance(exception, (KeyboardInterrupt, SystemExit)):
             self._keep()
 

@@ -45,7 +45,7 @@ def batch_norms(network: nn.Module) -> list[nn.Module]:
 
 @dataclass(frozen=True)
 class ImageResult:
-    """PSNR (dB) and SSIM of one test image under the protocol: on Y unless the protocol says RGB."""
+    """PSNR (dB) and SSIM of one test image, measured with the protocol: on Y unless it says RGB."""
 
     set_name: str
     image: str
@@ -131,8 +131,8 @@ class SRModule(lightning.LightningModule):
         make_optimizer: Called with the parameters; needed for training only.
         make_scheduler: Called with the optimizer. ``None``: the learning rate is constant.
         steps_per_unit: Optimizer steps after which the scheduler advances by one.
-        monitor: The metric with which the scheduler advances after each validation instead, e.g.
-            ``val/psnr_y``.
+        monitor: A metric, e.g. ``val/psnr_y``. If given, the scheduler gets it after each validation and
+            advances then, not after steps.
         record: Plain values stored in every checkpoint, from which the network can be built again.
     """
 
@@ -284,7 +284,7 @@ class SRModule(lightning.LightningModule):
             except Exception as error:
                 if not out_of_memory(error):
                     raise
-            # Not inside the handler: the error keeps the whole image's memory allocated.
+            # Outside the handler, since the error keeps the whole image's memory allocated.
             return self._in_tiles(image)
 
     def _in_tiles(self, image: Tensor) -> Tensor:
@@ -326,7 +326,7 @@ class SRModule(lightning.LightningModule):
 
     def lr_scheduler_step(self, scheduler: LRScheduler, metric: object) -> None:
         """Advance the schedule to ``global_step``; a unit need not be a whole number of steps."""
-        if self.monitor is not None:  # it advances after a validation
+        if self.monitor is not None:  # the schedule advances after a validation
             return
         unit = int(self.global_step / self.steps_per_unit + 1e-9)  # 6 / 0.006 is 999.9999999999999
         while scheduler.last_epoch < unit:

@@ -31,8 +31,8 @@ class NanPolicy(Callback):
     all accumulated batches, so that all processes skip together. On a CPU every step is checked. On a
     GPU, a check waits for the device, so only ``skip`` checks every step; ``stop`` checks when a row, a
     validation or a checkpoint waits for the device anyway, so that no network that has learnt from NaN is
-    measured or saved. The scaler of fp16 skips such steps anyway. Must come after every callback that
-    changes gradients.
+    measured or saved. The scaler of fp16 skips such steps anyway. This callback must come
+    after every callback that changes gradients.
 
     Args:
         policy: ``stop`` ends the training, ``skip`` continues with the next batch.

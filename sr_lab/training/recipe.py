@@ -62,7 +62,7 @@ def on_copies(module: SRModule) -> tuple[list[nn.Parameter], Optimizer, LRSchedu
 
 
 def step_once(weights: Sequence[nn.Parameter], optimizer: Optimizer) -> None:
-    """Take a step with gradients of one."""
+    """Take a step in which every gradient is one."""
     for weight in weights:
         weight.grad = torch.ones_like(weight)
     optimizer.step(lambda: torch.ones(()))  # type: ignore[arg-type, return-value]

@@ -200,7 +200,7 @@ class Record(Callback):
                 self._look_for_divergence(means[0], step)
 
     def _look_for_divergence(self, loss: float, step: int) -> None:
-        """Report a loss that explodes; `NanPolicy` does not, since it stays finite for thousands of steps."""
+        """Report an exploding loss; `NanPolicy` reacts only when it is not finite, thousands of steps later."""
         if loss > _EXPLODED * self._smallest and not self._exploded:
             self._exploded = True
             self.say(

@@ -53,7 +53,7 @@ def check_resume(path: Path, trainer: Trainer, module: SRModule) -> None:
     Args:
         path: The checkpoint.
         trainer: A Trainer that is set up but not started.
-        module: The module that it will train.
+        module: The module that the Trainer will train.
 
     Raises:
         CheckpointError: The run cannot resume from it.
@@ -97,7 +97,7 @@ def _check_weights(content: Saved, trainer: Trainer, module: SRModule) -> None:
     if any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
         keys.append("current_model_state")
     elif "current_model_state" in content:
-        raise _MisfitError("its weights are averages, but this run does not average (ema_decay)")
+        raise _MisfitError("its weights are averages, but this run does not average its weights (ema_decay)")
     for key in keys:
         if content[key].keys() != own.keys():
             raise _MisfitError(f"{key} does not have the weights of the network")

@@ -36,7 +36,7 @@ class WeightAverage(WeightAveraging):
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
         """Move the average towards the weights after every optimizer step."""
         step = trainer.global_step
-        if step == self._latest_update_step:  # gradients were accumulated
+        if step == self._latest_update_step:  # this batch only accumulated gradients
             return
         assert self._average_model is not None
         copied = self._counts

@@ -103,8 +103,11 @@ def test_a_changed_recipe_counts_as_another_budget_and_is_not_in_the_readme(tmp_
 @pytest.mark.parametrize(
     ("more", "why"),
     [
-        ({"protocol": "classic_y"}, "was measured by classic_y, and only rgb_uint8 is the protocol"),
-        ({"protocol": "rgb_uint8 on given LR"}, "was measured by rgb_uint8 on given LR, and only"),
+        (
+            {"protocol": "classic_y"},
+            "was measured with classic_y; the protocol of the papers' tables is rgb_uint8",
+        ),
+        ({"protocol": "rgb_uint8 on given LR"}, "was measured with rgb_uint8 on given LR; the protocol"),
         (
             {"test_images": {"Set5": "not the published Set5: 1 image cropped, 4 as published"}},
             "was measured on images other than the papers' (not the published Set5: 1 image cropped",

@@ -51,7 +51,7 @@ def test_a_sweep_is_planned_without_training_it_or_leaving_a_file(place):
     assert waiting[2] == "6"  # steps
     assert float(waiting[3]) > 0  # seconds
     assert re.search(r"Measured now on CPU, 1 threads: \d+ steps of 1 network[,.]", " ".join(lines))
-    assert lines[-1] == "Nothing is missing: the same command without task=plan starts it."
+    assert lines[-1] == "Nothing is missing: the same command without task=plan starts the training."
     assert max(len(line) for line in lines if not line.startswith("\t#")) <= 80  # Hydra lists the jobs
     assert files_in(place) == before
 

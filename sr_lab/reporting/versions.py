@@ -15,7 +15,7 @@ def key(run: Run) -> object:
 
 
 def groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """The runs, grouped by the code of the modules that differ: ``code A``, ``code B``, ... in the given order.
+    """The runs, grouped by the code of differing modules: ``code A``, ``code B``, ... in the given order.
 
     Runs that use none of these modules are left out. There are no groups if no module has several versions.
     """

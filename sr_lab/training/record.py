@@ -200,7 +200,10 @@ class Record(Callback):
                 self._look_for_divergence(means[0], step)
 
     def _look_for_divergence(self, loss: float, step: int) -> None:
-        """Report an exploding loss; `NanPolicy` reacts only when it is not finite, thousands of steps later."""
+        """Report a loss that explodes.
+
+        `NanPolicy` does not, since such a loss stays finite for thousands of steps.
+        """
         if loss > _EXPLODED * self._smallest and not self._exploded:
             self._exploded = True
             self.say(

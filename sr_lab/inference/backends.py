@@ -1,9 +1,9 @@
 """Running networks on the CPU with onnxruntime or OpenVINO (extras ``onnx``, ``openvino``) instead of torch.
 
-Both run an ONNX graph of the folded network with dynamic height and width. Exporting takes five seconds to a
-minute, so the graph is stored on disk. Whenever a graph is loaded, its output is compared with the network's
-at three sizes. An untrusted graph could be right at these sizes only, so ``cache_dir`` must belong to the
-user.
+Both backends run an ONNX graph of the folded network with dynamic height and width. Exporting takes from five
+seconds to a minute, so the graph is stored on disk. Whenever a graph is loaded, its output is compared with
+the network's at three sizes. An untrusted graph could be right at these sizes only, so ``cache_dir`` must
+belong to the user.
 """
 
 import copy
@@ -148,7 +148,7 @@ class BackendNetwork(nn.Module):
         self.colour = colour_of(network)
         self.scale = scale_of(network)
         self.threads = torch.get_num_threads()
-        self._network = [network]  # in a list, so that it is not a submodule
+        self._network = [network]  # a network in a list is not a submodule
         graph = cache_dir / "onnx" / f"{_fingerprint(network)}.onnx"
         graph.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not is_only_ours(graph.parent):
@@ -160,7 +160,7 @@ class BackendNetwork(nn.Module):
                 self._export(Path(folder) / graph.name)
             return
         if graph.is_file() and not is_only_ours(graph):
-            note(f"backend: other users may have written '{graph}', so it is exported again")
+            note(f"backend: other users may have written '{graph}', so the graph is exported again")
             graph.unlink(missing_ok=True)
         if not (graph.is_file() and self._start(graph)):
             self._export(graph)

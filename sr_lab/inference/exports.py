@@ -71,7 +71,7 @@ class Checked:
         for images, difference in self.differences.items():
             by = f"at most {difference:.1e}" if math.isfinite(difference) else "any amount (it overflows)"
             said.append(f"by {by}{psnr} on {images}")
-            psnr = ""  # of the test set, which is the first
+            psnr = ""  # only the test set has a PSNR, and it is the first
         height, width = self.size
         if self.is_equal and self.difference > backends.LARGEST_DIFFERENCE:
             said[-1] += " (float32 is no more exact for this network)"
@@ -261,9 +261,9 @@ def _check(
 
     Args:
         network: The network as it was loaded.
-        merged: Its folded form, which is timed.
+        merged: The folded network, which is timed.
         runs: The graph.
-        images: What to upscale.
+        images: The images to upscale.
         size: The size that the graph takes, if it is fixed.
     """
     differences: dict[str, list[float]] = {}

@@ -86,7 +86,7 @@ class Tiled(nn.Module):
         self._memory = memory
         self.colour = colour_of(network)
         self.note: str | None = None  # describes the tiles of the last tiled image
-        self._like = [network if like is None else like]  # in a list, so that it is not a submodule
+        self._like = [network if like is None else like]  # a network in a list is not a submodule
 
     @property
     def scale(self) -> int:

@@ -47,7 +47,7 @@ def refuse_unwritable(about: ImageInfo, scale: int, form: Format) -> None:
     """Refuse a result that its format cannot hold, before it is computed.
 
     Raises:
-        DataError: It is too large for the format, or is an animation and the format holds only still images.
+        DataError: The result is too large, or it is an animation and the format holds only still images.
     """
     height, width = (scale * side for side in about.size)
     if max(height, width) > _SIDES.get(form, 2**31 - 1) or (

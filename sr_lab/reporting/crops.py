@@ -111,7 +111,7 @@ class Comparison:
     def of(cls, picture: Picture) -> "Comparison":
         """The comparison of an image that runs have saved.
 
-        It shows bicubic and the last six methods, since a paper's own network is last.
+        The figure shows bicubic and the last six methods, since a paper's own network is last.
         """
         first, *rest = picture.results
         kept = (first, *rest[-(_MAX_METHODS - 1) :])

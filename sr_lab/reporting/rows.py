@@ -164,7 +164,7 @@ def share_rows(runs: Sequence[Run]) -> list[list[Run]]:
     """
     keys = [_Key.of(run) for run in runs]
     groups: list[list[int]] = []
-    # A run that never began has no identity. It joins the first row that has its settings.
+    # A run that never began has no identity; such a run joins the first row that has its settings.
     for index in sorted(range(len(runs)), key=lambda index: not keys[index].identity):
         same = (group for group in groups if all(keys[index].fits(keys[other]) for other in group))
         if (group := next(same, None)) is not None:

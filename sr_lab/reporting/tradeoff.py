@@ -221,8 +221,7 @@ def printed(
 ) -> list[Point]:
     """The networks that papers compare, with their printed PSNR.
 
-    Their costs are our counts, like all others on an axis, so networks that are not implemented here are left
-    out.
+    All costs on an axis are our own counts, so networks that are not implemented here are left out.
 
     Args:
         scale: Upscaling factor.
@@ -254,8 +253,8 @@ def printed(
 def around(points: Sequence[Point], *, scale: int, set_name: str) -> list[Point]:
     """Our points and the networks that papers compare.
 
-    Networks far larger than ours and than lightweight networks are left out, since EDSR with its 43 M
-    parameters would hide the rest.
+    Networks far larger than ours and than lightweight networks are left out: on an axis that
+    includes EDSR with its 43 M parameters, all other points would lie close together.
     """
     limit = max(4e6, *(2 * point.num_params for point in points), 0)
     others = printed(scale, set_name)

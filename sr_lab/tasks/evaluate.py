@@ -51,7 +51,7 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Measure, write ``metrics.json`` and print the table; ``explain=true`` also uses other conventions.
 
     For a finished run, the stored figures are printed. After an interruption, only the remaining images are
-    measured, unless the others were measured with different code, devices or versions of libraries.
+    measured, unless the earlier ones were measured with different code, devices or versions of libraries.
     """
     check_gpu(config.trainer.accelerator, config.trainer.devices)
     float32_matmul_precision(config.trainer.float32_matmul_precision)  # otherwise Lightning prints advice

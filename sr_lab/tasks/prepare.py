@@ -29,7 +29,7 @@ def run(config: PrepareConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Download missing sets, then check and decode the training images.
 
     Raises:
-        DataError: A set could not be downloaded; the others were still tried.
+        DataError: A set could not be downloaded; all other sets were still tried.
     """
     data_dir = Path(config.paths.data_dir).expanduser()
     training = named(_folders(config), data_dir)

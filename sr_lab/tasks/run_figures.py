@@ -30,7 +30,7 @@ def schedule(config: AnalyzeConfig) -> Analysis:
     """Learning rates over the steps (IMFM, Fig. 3): of schedules, or as training runs recorded them.
 
     Raises:
-        ConfigError: Neither is given, or both; or a schedule does not fit the number of steps.
+        ConfigError: Neither schedules nor runs are given, or both are; or a schedule does not fit the steps.
     """
     if bool(config.schedules) == (config.own_runs is not None):
         raise ConfigError(

@@ -258,7 +258,7 @@ def plan(
 
 
 def _problem(job: Job, folder: Path, *, overwrite: bool) -> str | None:
-    """Why the result must not be written to its file; ``None`` if it can be."""
+    """Why the result must not be written to its file; ``None`` if it may be written."""
     if job.output is None:
         return None
     if not job.output.parent.resolve().is_relative_to(folder.resolve()):

@@ -19,7 +19,7 @@ def run(config: ZooConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Download what ``fetch`` names, and print a table of all published weights.
 
     Raises:
-        CheckpointError: ``fetch`` names unknown weights, or a download failed; the others were tried.
+        CheckpointError: ``fetch`` names unknown weights, or a download failed; all others were still tried.
     """
     console = Terminal(markup=False, highlight=False)
     wanted = list(published().values()) if config.fetch == "all" else [_named(name) for name in config.fetch]

@@ -131,8 +131,8 @@ def to_test(folder: Path) -> Checkpoint:
 class Checkpoints(ModelCheckpoint):
     """Lightning's callback, which saves ``best.ckpt`` after a new best score and keeps it across a resume.
 
-    It restores only the scores of a stored state, so no path in a file is followed, and the folder can be
-    moved.
+    This callback restores only the scores of a stored state, so no path in a file is followed, and the folder
+    can be moved.
 
     Args:
         folder: The run's ``checkpoints``.

@@ -108,7 +108,7 @@ def check_output(network: nn.Module, sr: object, lr: Tensor, expected: Sequence[
     """Refuse what a network returns if it is not an SR image of the expected shape.
 
     Raises:
-        ConfigError: It is not a tensor, or has a different shape.
+        ConfigError: The output is not a tensor, or has a different shape.
     """
     given = tuple(sr.shape) if isinstance(sr, Tensor) else type(sr).__name__
     if given != tuple(expected):
@@ -335,10 +335,10 @@ class SRModule(lightning.LightningModule):
     def on_train_start(self) -> None:
         """Let a frozen batch norm keep its statistics, and check that all processes begin at the same step.
 
-        At different steps they would use wrong samples or hang.
+        Processes at different steps would use wrong samples or hang.
 
         Raises:
-            CheckpointError: A machine does not see the checkpoint from which the others resume.
+            CheckpointError: A machine does not see the checkpoint from which the other machines resume.
         """
         for norm in batch_norms(self.network):
             weights = list(norm.parameters())

@@ -211,11 +211,11 @@ def write_figure(folder: Path, stem: str, comparison: Comparison, box: Box, *, r
     """Write the figure as PNG, PDF and LaTeX, its images as separate PNGs, and a csv with the numbers.
 
     Args:
-        folder: Where they are written.
-        stem: Beginning of their names.
-        comparison: What is shown.
+        folder: Where the files are written.
+        stem: Beginning of the files' names.
+        comparison: What the figure shows.
         box: The window.
-        rule: How it was chosen, for the csv.
+        rule: How the window was chosen, for the csv.
 
     Returns:
         The files, in the order of `files_of`.

@@ -64,8 +64,8 @@ def read(runs: Sequence[Run], column: str) -> list[Curve]:
 def restarts(run: Run) -> tuple[float, ...]:
     """Steps at which a training run resumed.
 
-    The run folder says when the last attempt began. Earlier interruptions are recognised as pauses between
-    two rows that last more than a minute and more than ten times the usual pause, without a validation.
+    The run folder says when the last attempt began. Earlier interruptions are recognised as pauses of more
+    than a minute, and of more than ten times the usual pause, between two rows without a validation.
     """
     rows = [row for row in run.record if {"step", "time"} <= row.keys()]
     pairs = [(one["time"], other["time"], one["step"], other) for one, other in itertools.pairwise(rows)]

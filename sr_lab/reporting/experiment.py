@@ -259,7 +259,7 @@ def _is_measured_like(run: Run, other: Run) -> bool:
 
 
 def _bicubic_labels(groups: Sequence[Sequence[Run]]) -> list[str]:
-    """``bicubic``; if there are several groups, with the protocol and the images that differ in brackets."""
+    """``bicubic`` for each group, with the protocol and the images in brackets where these differ."""
     protocols = [str(group[0].values.get("protocol", "")) for group in groups]
     measured = [{name: own for run in group for name, own in run.measured_on.items()} for group in groups]
     labels = []

@@ -24,7 +24,7 @@ NUM_PARAMS: Key = ("", "num_params_k")
 MULTI_ADDS: Key = ("", "multi_adds_g")
 VALIDATION: Key = ("", "psnr_y")  # a PSNR without a set is measured on the paper's validation images
 
-# Papers measure time and memory on a test set, task=complexity measures them at an output of 1280x720.
+# Papers measure time and memory on a test set; task=complexity measures them at an output of 1280x720.
 AT_HD = {
     "gpu_time_ms": ("gpu_ms", 1.0),
     "gpu_time_s": ("gpu_ms", 1e3),

@@ -157,7 +157,7 @@ def shown(folder: Path) -> Path:
 
 def waiting_note(folder: Path) -> Callable[[], object]:
     """For `RunFolder.attempt`: says that the job waits for another process, and for which folder."""
-    return lambda: console.print(f"{folder.name}: another process is running it; waiting for it to end")
+    return lambda: console.print(f"{folder.name}: another process is running this job; waiting for it to end")
 
 
 def in_multirun() -> bool:

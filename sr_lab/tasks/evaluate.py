@@ -291,7 +291,7 @@ def _explain(opened: _Opened) -> None:
     """Measure the same images by other conventions, to show why a paper's values may differ."""
     config, network, protocol = opened.config, opened.runs, opened.protocol
     device = device_of(config.trainer.accelerator, config.trainer.devices)
-    network = network.to(device).eval()  # the Trainer has moved it back to the CPU
+    network = network.to(device).eval()  # the Trainer has moved the network back to the CPU
     table = Table(title="the same images under other conventions")
     table.add_column("convention")
     names = config.benchmark.sets

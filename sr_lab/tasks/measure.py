@@ -62,7 +62,7 @@ def _measured(config: MeasureConfig, overrides: Sequence[str]) -> Measurement:
 
 
 def _set_name(hr_dir: str) -> str:
-    """The test set to which a folder belongs, else the last part of its path that is not like ``HR``."""
+    """The test set to which a folder belongs, else the last part of its path except names like ``HR``."""
     folder = Path(hr_dir).expanduser().absolute()
     named = [place.set_name for place in places(folder) if place.folder == folder and place.set_name]
     telling = (part for part in reversed(folder.parts) if not re.fullmatch(r"HR|GT|GTmod\d+", part, re.I))

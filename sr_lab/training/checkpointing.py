@@ -221,7 +221,8 @@ def _random_state(device: torch.device) -> _State:
 
 def _set_random_state(state: _State, device: torch.device) -> None:
     try:
-        if not 0 <= state["numpy"][2] <= _NUMPY_WORDS:  # type: ignore[operator] # NumPy would read beyond it
+        # At any other position, NumPy would read beyond the end of the state.
+        if not 0 <= state["numpy"][2] <= _NUMPY_WORDS:  # type: ignore[operator]
             raise ValueError("the position is outside the state")
         random.setstate(state["python"])
         np.random.set_state(state["numpy"])  # type: ignore[arg-type] # noqa: NPY002

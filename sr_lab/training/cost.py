@@ -23,7 +23,7 @@ from sr_lab.training import build, recipe
 from sr_lab.training.lit_module import SRModule
 
 STEPS = 20
-_SECONDS = 10.0  # for the measured steps of one network on a CPU
+_SECONDS = 10.0  # time for measuring the steps of one network on a CPU
 _WARM_UP = 2
 _FORWARD = 3  # passes without gradients
 _GPU_SIDE = 256  # LR pixels; a small image would not occupy a GPU
@@ -101,7 +101,7 @@ def measure(config: TrainConfig) -> Cost:
     """Time some steps, each as in training: the batch on the device, both passes, the optimizer.
 
     On a CPU with slow steps, only part of the batch is measured, since the time grows with its size.
-    Not included: loading, which worker processes do at the same time, and the exchange between devices.
+    The time does not include loading data, which worker processes do meanwhile, nor exchanging gradients.
     """
     device = build.device(config)
     options = config.trainer.arguments()

@@ -371,7 +371,7 @@ class SRModule(lightning.LightningModule):
         states = checkpoint["callbacks"]
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, SpikeDetection):
-                # Lightning 2.6 cannot load its state, which also names a file to write; ten steps rebuild it.
+                # Lightning 2.6 cannot load this state, which also names an output file; ten steps rebuild it.
                 states.pop(callback.state_key, None)
         for key in [key for key in states if str(key).startswith("Checkpoints{'monitor': None")]:
             del states[key]  # the callback that saved last.ckpt in earlier versions

@@ -152,7 +152,7 @@ class RowInSummary(lightning.Callback):
 
 
 def _wandb_run() -> "wandb.Run | None":
-    """The W&B run of this process, or ``None``; does not import the library."""
+    """The W&B run of this process, or ``None``, found without importing the library."""
     return getattr(sys.modules.get("wandb"), "run", None)
 
 
@@ -163,10 +163,10 @@ def has_wandb_key() -> bool:
     import wandb
 
     before = os.environ.get("WANDB_SILENT")
-    os.environ["WANDB_SILENT"] = "true"  # otherwise it prints where it found the key
+    os.environ["WANDB_SILENT"] = "true"  # otherwise W&B prints where it found the key
     try:
         return bool(wandb.login(prompt=False, verify=False))
-    except wandb.errors.Error:  # a malformed key: W&B explains it when the run starts
+    except wandb.errors.Error:  # W&B explains a malformed key when the run starts
         return True
     finally:
         wandb.teardown()  # otherwise W&B ignores WANDB_MODE, which is set later

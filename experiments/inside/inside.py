@@ -53,7 +53,7 @@ network = networks["quick_x2"]
 blocks = [stage for stage in stages.stages(network, lr) if stage.module != "head"]
 less = spectrum.lacking(blocks)
 spectra = [(block.name, spectrum.psd(block.output), block.name in less) for block in blocks]
-print(f"{len(less)} of {len(blocks) - 1} blocks have less than the block before")
+print(f"{len(less)} of {len(blocks) - 1} blocks have less fine detail than the block before")
 shown(drawing.spectra({"quick_x2": spectra}, title="Power spectral density of each block's output"))
 
 # %% How much does each block add? (Fig. 2)

@@ -7,9 +7,9 @@
 1. speed: steps and images per second of each paper's network in every precision and memory layout, and
    compiled, for at most a third of the time.
 2. waits: 1,000 steps in which waiting for the GPU is an error.
-3. train: OSFFNet, IMFM with three tails, and IMDN at their published sizes, x4, in turns: each network is
-   trained for 90 seconds and interrupted, then the next one. The same command resumes where it stopped, so
-   the script can be killed at any time and repeated.
+3. train: OSFFNet, IMFM with three tails, and IMDN at their published sizes, x4. The networks take turns: each
+   is trained for 90 seconds and interrupted, then the next network is trained. A repeated command resumes
+   where the script stopped, so the script can be killed at any time.
 
 Everything is written below ``--out``: a log of each command, ``outputs`` with the run folders, and the
 report's page once all networks are trained. ``--data`` is a folder with ``train`` and ``benchmarks``.

@@ -11,7 +11,7 @@ class Trapezoid(LambdaLR):
         optimizer: Given by sr_lab.
         steps: Number of steps of the training run.
         rise: Share of the steps in which the learning rate rises.
-        fall: Share of the steps in which it falls.
+        fall: Share of the steps in which the learning rate falls.
     """
 
     def __init__(self, optimizer: Optimizer, *, steps: int, rise: float = 0.05, fall: float = 0.3) -> None:

@@ -54,7 +54,8 @@ def main(*arguments: str) -> None:
 
 
 def _program(*arguments: str) -> None:
-    MEDIA_TMP.name = tempfile.mkdtemp("wandb-media")  # every exit removes a shared one
+    # Each process removes this folder when it exits, so the processes must not share one.
+    MEDIA_TMP.name = tempfile.mkdtemp("wandb-media")
     sys.argv = ["sr_lab", *arguments]
     sys.orig_argv = [sys.executable, "-m", "sr_lab", *arguments]
     sys.path[0] = os.getcwd()  # as with -m

@@ -1,12 +1,13 @@
-"""Compose configurations as the command line does; they share what they read, since tests compose thousands.
+"""Compose configurations as the command line does; they share files, since tests compose thousands of them.
 
 Hydra reads and merges about 30 files for each composition. Here the files of ``conf`` and of Hydra's own
-package are read once per process, and each combination of them is merged once, from where it first differs
-from an earlier one. Any other file, and what follows it, is read and merged each time. Hydra also prepares
-all choices as a configuration for each file, which only a default that is an interpolation needs.
+package are read once per process, and each combination of these files is merged once, starting with the
+first file in which it differs from an earlier combination. Any other file is read and merged each time, and
+so are the files after it. For each file, Hydra also turns all choices into a configuration; only a default
+that is an interpolation needs this.
 
-Half of the rest is `copy.deepcopy`, which looks up how to copy each attribute of each node, and the parsing
-of the same interpolations.
+Half of the remaining time goes to `copy.deepcopy`, which looks up how to copy each attribute of each node,
+and to parsing the same interpolations again.
 """
 
 import copy
@@ -103,7 +104,7 @@ def compose(*overrides: str) -> Config:
 
 def share(patch: pytest.MonkeyPatch) -> None:
     """Let all compositions of this process share their files until the patch is undone."""
-    hydra_guard.store_defaults()  # before they are read once
+    hydra_guard.store_defaults()  # before Hydra's defaults are read for the only time
     files: dict[tuple[str, str], ConfigResult] = {}
     known: set[int] = set()  # of the results in `files`, which stay alive
     merged: dict[tuple[object, ...], DictConfig] = {}

@@ -16,7 +16,7 @@ from sr_lab.reporting.published import experiments_dir
 from tests import chromium, prepared
 
 # In a script's background and under nohup, pytest starts with these signals ignored. The commands that tests
-# start and signal would inherit that, but they do not inherit a handler; the second one does nothing.
+# start and signal would inherit ignored signals, but not handlers; the second handler does nothing.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
@@ -34,7 +34,7 @@ def _compositions_share_what_they_read() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _the_repository_stays_as_it_is() -> Iterator[None]:
-    """No test may leave figures or options of its own among ours."""
+    """No test may leave files in ``conf`` or ``experiments``, or change files there."""
     before = _contents()
     yield
     assert _contents() == before
@@ -104,7 +104,7 @@ def _chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Chr
 
 @pytest.fixture(scope="module")
 def browser(_chromium: chromium.Chromium) -> chromium.Chromium:
-    """A page in a browser, with the window that it starts with; without a browser, the tests are skipped."""
+    """A page in a browser whose window has its first size; without a browser, the tests are skipped."""
     _chromium.send("Emulation.clearDeviceMetricsOverride")
     _chromium.send("Emulation.setEmulatedMedia", media="", features=[])
     return _chromium
@@ -152,7 +152,7 @@ def pytest_collection() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Collect it less often from now on, and not among what was imported: it took a sixth of the time."""
+    """Collect garbage less often now, and never among imported objects: that took a sixth of the time."""
     gc.freeze()
     gc.set_threshold(20_000)
     gc.enable()

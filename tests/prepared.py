@@ -1,6 +1,6 @@
 """A process that has imported everything; tests fork the processes that they need from it.
 
-Starting one anew takes seconds. All workers of pytest-xdist share it.
+Starting a new process takes seconds. All workers of pytest-xdist share the prepared one.
 """
 
 import atexit
@@ -27,7 +27,7 @@ _starting = threading.Lock()
 
 
 def start() -> None:
-    """Start the process, unless this process or its parent has; it ends when the one that started it does."""
+    """Start the prepared process, unless this process or its parent has; it ends when this process ends."""
     with _starting:
         if ADDRESS in os.environ:
             return
@@ -181,7 +181,7 @@ def _answer(connection: socket.socket) -> NoReturn:
 
 
 def _prepare() -> None:
-    """Do what most commands do, so that their processes need not."""
+    """Do what most commands do, so that their processes need not do it."""
     import pytest
 
     from sr_lab import tasks
@@ -193,15 +193,15 @@ def _prepare() -> None:
 
     garbage.collect_later()
     for task in pkgutil.iter_modules(tasks.__path__):
-        if task.name != "demo":  # its library is not always installed
+        if task.name != "demo":  # Gradio, which it imports, is not always installed
             importlib.import_module(f"sr_lab.tasks.{task.name}")
-    # The last takes a second, in each run that W&B logs.
+    # The last library takes a second to import in each run that W&B logs.
     for library in ("fontTools.subset", "matplotlib.backends.backend_pdf", "wandb.sdk.launch"):
         importlib.import_module(library)
     composing.share(pytest.MonkeyPatch())
     code.needed(composing.compose(*SMOKE).model_dump())
     code.measuring()
-    catalogue.skipped()  # builds each network once, as whatever opens an official file does
+    catalogue.skipped()  # builds each network once, as every command that opens an official file does
 
 
 if __name__ == "__main__":

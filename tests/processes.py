@@ -230,7 +230,7 @@ def _rank(folder: Path, name: str, world: int, rank: int, port: int) -> None:
 def main(folder: str, *scenarios: str) -> None:
     """Run scenarios one after the other, each in as many processes as it asks for."""
     warnings.filterwarnings("ignore")
-    gc.freeze()  # the processes do not look at, and thereby copy, what they share with this one
+    gc.freeze()  # otherwise, garbage collection in the processes would copy memory shared with this one
     fork = multiprocessing.get_context("fork")
     for scenario in scenarios:
         what, _, world = scenario.partition(":")

@@ -69,7 +69,7 @@ def folder(root: Path, name: str, *, failed: str = "", settings: str = "", **con
 
 
 def as_printed(paper: str, table: str) -> list[Run]:
-    """Runs for each row and scale of a paper's table that measured exactly the printed figures."""
+    """Runs for each row and scale of a paper's table whose results equal the printed values exactly."""
     found: dict[tuple[str, int], dict[str, object]] = {}
     for figure in published.table(paper, table):
         values = found.setdefault((figure.row, figure.scale or 4), {})

@@ -301,7 +301,8 @@ def test_a_job_in_a_sweep_gives_the_same_run_as_the_single_command(place, first,
     assert figures(finished.parent) == figures(first)
 
 
-# One that is found while composing, one while building, and one by another task; tests/config has many more.
+# A mistake found while composing, one found while building, and one found by another task; tests/config has
+# many more mistakes.
 MISTAKES = {
     "option": (
         ("model=imnd",),

@@ -58,7 +58,7 @@ GAPS = {
     ("efrdn/table1_benchmarks", "ECBSR"): ([2, 4], "printed with one more value per PReLU channel"),
     ("efrdn/table1_benchmarks", "EFRDN"): ([2, 3], "the paper prints the count of the x4 network"),
     ("efrdn/table2_modules", "EFRDN+ACDM"): ([4], "Table 1 prints 767 K for the same network"),
-    ("efrdn/table3_acdm", "x11"): ([4], "printed as if the 3x3 convolution were nothing"),
+    ("efrdn/table3_acdm", "x11"): ([4], "printed as if the 3x3 convolution had no parameters"),
     ("efrdn/table6_transformers", "SwinIR"): ([4], "printed without the 32.4 K relative position biases"),
     ("mren/table5_benchmarks", "CARN"): ([2, 3, 4], "as in OSFFNet's table"),
     ("mren/table5_benchmarks", "MemNet"): ([2, 3, 4], "only the weights of the convolutions are counted"),
@@ -107,7 +107,8 @@ def sweep(name):
 def _compose(name: str) -> Sweep:
     """Compose a table as its command does."""
     register_resolvers()
-    counts = name in ("imfm/table4_complexity", "efrdn/fig7_tradeoff")  # these train nothing, so no budget
+    # These experiments train nothing, so they get no budget.
+    counts = name in ("imfm/table4_complexity", "efrdn/fig7_tradeoff")
     given = [f"experiment={name}", "trainer=cpu", *(() if counts else ["budget=smoke"])]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose("config", given, return_hydra_config=True)
@@ -124,7 +125,7 @@ def _compose(name: str) -> Sweep:
 
 
 def _printed(sweep: Sweep) -> list[published.Figure]:
-    """Printed figures of the networks that are implemented."""
+    """Printed values of the networks that are implemented."""
     place = (sweep.paper, sweep.table)  # once, since reading a DictConfig 2000 times is slow
     return [
         figure
@@ -134,7 +135,7 @@ def _printed(sweep: Sweep) -> list[published.Figure]:
 
 
 def _rows(figures: list[published.Figure]) -> set[str]:
-    """Rows that the figures belong to; a printed difference between two rows belongs to both."""
+    """Rows that the printed values belong to; a printed difference between two rows belongs to both."""
     return {part for figure in figures for part in figure.row.split(" minus ") if part != "step_lr"}
 
 

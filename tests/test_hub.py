@@ -88,7 +88,7 @@ REST = {
     ],
     ids=["a function", "a class", "no model", "a list", "deep", "empty"],
 )
-def test_a_strangers_config_json_runs_nothing(changed, content, message):
+def test_an_untrusted_config_json_runs_nothing(changed, content, message):
     (changed / "config.json").write_text(content)
     with pytest.raises(ConfigError, match=message):
         sr_lab.HubNetwork.from_pretrained(changed)

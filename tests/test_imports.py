@@ -28,7 +28,7 @@ LEVELS = (
     {"tasks", "api", "hub", "speed", "help"},
     {"__main__"},
 )
-# Two packages are outside the levels. These lists say what they may import and who may import them.
+# Two packages are outside the levels. These lists say what the two may import, and who may import the two.
 OUTSIDE = {
     "config": {"errors", "types", "files", "zoo", "system", "run_folder"},
     "reporting": {"errors", "types", "files", "run_folder"},

@@ -1,4 +1,4 @@
-"""The table of an experiment, which shows runs next to the paper's figures."""
+"""The table of an experiment, which shows runs next to the values that the paper prints."""
 
 import io
 from collections import Counter, defaultdict

@@ -1,7 +1,8 @@
 """Hides from sr_lab and filelock what Windows lacks; tests copy this file to a ``sitecustomize.py``.
 
-Other libraries still see it, since on Linux they use it unconditionally. `ENVIRONMENT` makes ASCII the
-default encoding of text files, since the default of Windows is not UTF-8 either.
+Other libraries still see the hidden modules and functions, since they use them unconditionally on Linux.
+`ENVIRONMENT` makes ASCII the default encoding of text files, since the default of Windows is not UTF-8
+either.
 """
 
 import builtins

@@ -85,7 +85,7 @@ def test_safetensors_files_open(tmp_path):
     assert opened.record is None
 
 
-# Keys that chaiNNer-org/spandrel knows (libs/spandrel/spandrel/__helpers/canonicalize.py), and others.
+# Keys that chaiNNer-org/spandrel recognises (libs/spandrel/spandrel/__helpers/canonicalize.py), and others.
 WRAPPERS = ("model_state_dict", "state_dict", "params_ema", "params-ema", "params", "model", "net")
 MORE_WRAPPERS = ("net_g", "netG", "generator", "generator_ema", "network", "ema")
 

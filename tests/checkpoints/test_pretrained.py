@@ -67,7 +67,7 @@ def test_an_image_is_upscaled_if_no_network_is_named(tmp_path, words, size, caps
 @pytest.mark.parametrize(
     "row",
     [
-        # Set14 takes most of the time; make ledger measures it too.
+        # Set14 takes most of the time; `make ledger` measures Set14 too.
         pytest.param(
             row, id=f"{row['weights']}-{row['set']}", marks=[pytest.mark.slow] * (row["set"] == "Set14")
         )

@@ -157,8 +157,8 @@ def _provide(entry: Published) -> bytes:
 
 
 def test_requests_at_the_same_time_download_once(server):
-    # Threads, since a forked process may wait forever for a lock that a thread of this process held; a file
-    # lock excludes other threads that open the file just as it excludes other processes.
+    # This uses threads, since a forked process may wait forever for a lock that a thread of this process
+    # held. A file lock excludes other threads that open the file just as it excludes other processes.
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(_provide, [ENTRY] * 4)) == [CONTENT] * 4
     assert len(server.asked) == 1

@@ -154,7 +154,7 @@ TYPED = {
 def test_a_value_on_the_command_line_overrides_the_limit_of_a_budget(budget: str, key: str):
     config = compose("trainer=cpu", f"budget={budget}", f"{key}=400")
     assert OmegaConf.select(OmegaConf.create(config.model_dump()), key) == 400
-    assert config.recipe.keys() == set(TYPED.values()) - {TYPED[key]}  # the other limits apply
+    assert config.recipe.keys() == set(TYPED.values()) - {TYPED[key]}  # the budget's other limits apply
 
 
 def test_a_job_of_a_sweep_keeps_a_value_from_the_command_line(tmp_path):
@@ -184,7 +184,7 @@ def test_a_limit_on_the_command_line_replaces_the_limit_of_a_budget(budget: str)
     assert steps("budget.max_steps=null") == 1_000_000
     config = compose("trainer=cpu", f"budget={budget}", "budget.max_batch_size=1")
     assert (config.batch_size, config.recipe["batch_size"]) == (1, 16)
-    assert config.steps < 1000  # the other limits apply
+    assert config.steps < 1000  # the budget's other limits apply
 
 
 def test_a_row_in_a_file_is_shortened_and_a_row_on_the_command_line_is_not():

@@ -102,7 +102,7 @@ def test_no_file_that_is_accepted_reads_the_environment(a: str, b: str):
 
 
 @pytest.mark.parametrize("words", [("--help",), ("experiment=none",), ("experiment=sly", "--help")])
-def test_no_text_or_name_of_a_strangers_file_controls_the_terminal(tmp_path: Path, words: tuple[str, ...]):
+def test_no_text_or_name_of_an_untrusted_file_controls_the_terminal(tmp_path: Path, words: tuple[str, ...]):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "\x1b]0;evil\x07.yaml").touch()
     text = '# @package _global_\nhydra: {help: {template: "\\e]0;evil\\a"}}\n'

@@ -176,7 +176,7 @@ def test_a_mistake_gets_a_one_sentence_error_that_states_the_facts(typed, place,
     assert "hydra.cc" not in said
 
 
-# Arguments that are understood as typed (after the bar), with the setting that each of them gives.
+# Arguments that are understood as typed; the setting is the one that the argument after the bar gives.
 TAKEN = {
     "model=imfm|model.num_feat=32": ("model", {"num_feat": 32}),
     "model=imdn|model.num_feat=32": ("model", {"num_feat": 32}),

@@ -81,7 +81,7 @@ def test_a_degradation_leaves_the_global_generator_unchanged(kind):
 def test_without_blur_the_lr_image_equals_matlabs(scale):
     hr = photograph(scale * 40)
     lr = BlurBicubicDegradation(scale=scale, sigma=(0.05, 0.05))(hr, [3])
-    # MATLAB's resize of the window; its border is dropped, since it is not the border of the image
+    # The window resized as in MATLAB, without its border: the window's edge is not the edge of the image.
     matlab = imresize(hr.double(), denominator=scale)[..., 8:-8, 8:-8].add(0.5).floor().clamp(0, 255)
     assert (lr.double() - matlab).abs().max() <= 1
     assert (lr.double() != matlab).double().mean() < 1e-3

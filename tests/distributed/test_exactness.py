@@ -84,7 +84,7 @@ def test_two_processes_resume_a_run_of_four_processes(many):
 def test_two_processes_give_the_same_metrics_as_one_bit_for_bit(few):
     (one,) = few["measure:1"]
     assert len(one["images"]) == sum(count for _, count in processes.SETS)
-    # Each image in these small sets has four pictures; the first two images in each set also have a strip.
+    # Four pictures are saved of each image in these small sets, and a strip of each set's first two images.
     assert len(one["pictures"]) == 4 * len(one["images"]) + (2 + 2 + 1)
     assert few["measure:2"] == [one, one]
 

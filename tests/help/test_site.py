@@ -44,7 +44,7 @@ def test_a_page_is_the_same_text_as_markdown():
         "| <code>a&#95;b=1</code> | first &#124; second |\n\n"
         "| scale | PSNR |\n| --- | ---: |\n| x2 | 38.00 |\n"
     )
-    assert layout.pairs([("a", "b")]) == ["  a  b"]  # as on a terminal, outside of that context
+    assert layout.pairs([("a", "b")]) == ["  a  b"]  # outside of that context, the text is as on a terminal
 
 
 def test_links_between_readmes_lead_to_their_pages_and_others_become_text():

@@ -212,7 +212,7 @@ def test_a_graph_that_other_users_may_have_written_is_exported_again(
     network = PlusMean().eval()
     run_by(network, "onnxruntime", cache_dir=cache_dir)
     graph = Path("onnx") / f"{backends._fingerprint(network)}.onnx"
-    planted = (cache_dir / graph).read_bytes()  # passes the check, as an attacker's graph would
+    planted = (cache_dir / graph).read_bytes()  # a valid graph, such as an attacker could plant
     files.write(tmp_path / graph, planted)
     loose = tmp_path / (graph if place == "onnx/graph" else "onnx")
     loose.chmod(loose.stat().st_mode | 0o020)

@@ -100,13 +100,13 @@ def test_shifted_windows_give_torchs_images_for_any_number_and_size_of_images():
     torch.manual_seed(0)
     network = Entry("swinir_light", 2).build(num_feat=4, num_block=1, num_layer=2).eval()
     runs = backends.start("onnxruntime", graph.onnx_model(network).SerializeToString(), 1)
-    for batch, height, width in (*SIZES, (1, 1, 1), (2, 3, 40)):  # 1 and 3 pixels are mirrored several times
+    for batch, height, width in (*SIZES, (1, 1, 1), (2, 3, 40)):  # 1 or 3 pixels are mirrored repeatedly
         lr = torch.rand(batch, 3, height, width)
         assert (runs(lr) - network(lr)).abs().max() < 1e-5
 
 
 class RoundsUp(PlusMean):
-    """Inverts the image from a third of its width on, rounded up."""
+    """Inverts the columns of the image after the first third, whose width is rounded up."""
 
     def forward(self, lr):
         sr = super().forward(lr)

@@ -1,4 +1,4 @@
-"""Fresh weights have the standard deviations of the authors' code, computed here from its own formulas.
+"""Fresh weights have the standard deviations of the authors' code, computed here from that code's formulas.
 
 FSRCNN: github.com/yjn870/FSRCNN-pytorch, models.py (ec7c8bb), ``_initialize_weights``.
 IDN: github.com/Zheng222/IDN-Caffe, train/IDN_x2.prototxt (84c9001), ``msra`` with ``variance_norm: 2``.

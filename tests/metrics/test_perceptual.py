@@ -62,7 +62,7 @@ class Named:
 
 @pytest.fixture
 def known(monkeypatch, tmp_path):
-    """Put ``net-<digest>.pth`` into torchvision's list of weights; return the path where it is missing."""
+    """Put ``net-<digest>.pth`` into torchvision's list of weights; return the path of the missing file."""
     named = Named(hashlib.sha256(Named.content).hexdigest()[:8])
     module = type(sys)("torchvision.models")
     monkeypatch.setattr(module, "get_model_weights", lambda network: named, raising=False)

@@ -152,7 +152,7 @@ def serve(stream: TextIO) -> None:
 
     identity.WATCHING += ("tests.reliability.",)  # a run continues without the faults of an earlier attempt
     composed = {}
-    garbage.collect()  # runs do not look at, and thereby copy, what they share with this process
+    garbage.collect()  # otherwise, garbage collection in the runs would copy memory shared with this process
     for line in stream:
         request = json.loads(line)
         overrides = tuple(request.get("overrides", ()))

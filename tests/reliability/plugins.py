@@ -224,7 +224,7 @@ def prepare(images: str, cache: str) -> None:
 
 
 def count_operations(folder: Path, *, end_at: int, log: Path) -> None:
-    """Log each operation of this process on files below ``folder``, and kill it before operation ``end_at``.
+    """Log this process's operations on files below ``folder``, and kill the process before number ``end_at``.
 
     Python reports opening, renaming, removing and creating as audit events; fsync has no such event.
 
@@ -261,7 +261,7 @@ def count_operations(folder: Path, *, end_at: int, log: Path) -> None:
     fsync = os.fsync
 
     def counted(handle: int) -> None:
-        path = os.readlink(f"/proc/self/fd/{handle}")  # no separator after a folder
+        path = os.readlink(f"/proc/self/fd/{handle}")  # ends without a separator, also for a folder
         if f"{path}{os.sep}".startswith(inside):
             note("fsync", path)
         fsync(handle)

@@ -86,7 +86,7 @@ def test_ctrl_c_raises_an_exception_again_once_there_is_something_to_clean_up():
 
 def test_a_signal_that_an_import_swallows_ends_the_run_at_the_next_check():
     signals = Signals()
-    with pytest.raises(Ended) as ended, signals.heard():  # noqa: PT012 - it stands for an import
+    with pytest.raises(Ended) as ended, signals.heard():  # noqa: PT012 - the block imitates an import
         with contextlib.suppress(BaseException):  # as NumPy's `import_array` does
             signal.raise_signal(signal.SIGTERM)
         signals.end_if_asked()

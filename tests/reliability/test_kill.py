@@ -93,7 +93,7 @@ def test_a_run_killed_at_a_random_instant_resumes_bit_equal(forge, whole, tmp_pa
 
 
 def chosen(operations: list[str]) -> list[int]:
-    """The riskiest moments: a checkpoint is half written or not renamed yet, or the record is replaced."""
+    """The riskiest moments: a checkpoint is half written or not yet renamed, or the record is replaced."""
     swaps = [n for n, line in enumerate(operations, 1) if line.startswith("os.rename checkpoints/.last.ckpt")]
     written = [n for n, line in enumerate(operations, 1) if line.startswith("fsync checkpoints/.best.ckpt")]
     record = [n for n, line in enumerate(operations, 1) if line.startswith("os.rename .metrics.csv")]

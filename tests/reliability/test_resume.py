@@ -53,7 +53,7 @@ def test_a_run_that_resumes_with_another_number_of_accumulated_batches_gives_the
     assert figures(folder) == pytest.approx(finished[1], abs=1e-5)  # floats are summed in a different order
 
 
-# With these, each step or each validation changes the learning rate.
+# With these schedules, each step or each validation changes the learning rate.
 OTHER_SCHEDULES = [
     ("schedule=warmup_cosine", "schedule.scheduler.milestones=[10]"),
     ("schedule=plateau", "schedule.scheduler.threshold=9", "schedule.scheduler.patience=0"),

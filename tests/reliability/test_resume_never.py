@@ -57,7 +57,7 @@ def test_an_earlier_attempt_is_kept_until_the_new_one_has_saved_a_checkpoint(for
     folder = RunFolder(tmp_path / "run")
     shutil.copytree(whole, folder.path)
     last = (folder.checkpoints / "last.ckpt").read_bytes()
-    for _ in range(2):  # the first killed attempt leaves nothing to keep
+    for _ in range(2):  # the first killed attempt leaves no checkpoint to keep
         ended = forge.train(folder.path, NEVER, *ask(2, signal.SIGKILL))
         assert ended.code == KILLED, ended.said
         assert (folder.earlier / "last.ckpt").read_bytes() == last
@@ -100,7 +100,7 @@ def test_a_process_that_torchrun_restarts_resumes(forge, tmp_path):
     assert "resumes from" in again.said
 
 
-WORSE = ("+optimizer.maximize=true",)  # the first validation stays the best
+WORSE = ("+optimizer.maximize=true",)  # training makes the network worse: the first validation stays the best
 
 
 def damage(path: Path) -> None:

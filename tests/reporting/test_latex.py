@@ -15,7 +15,7 @@ from tests.report_runs import as_printed, finished
 
 
 def latex(paper: str, table: str, *, paired: bool = False) -> str:
-    """A paper's table, filled by runs that measured the printed figures."""
+    """A paper's table, filled by runs whose results equal the printed values."""
     return to_latex(experiment_table(as_printed(paper, table)), paired=paired)
 
 

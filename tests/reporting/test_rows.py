@@ -23,7 +23,7 @@ EVALUATE = ("task=evaluate", "trainer=cpu", "model=imdn")
 
 
 def run(*overrides: str, seed: int | None = None, name: str = "imdn_x4", **more: object) -> Run:
-    """A finished run of a command, whose figures depend only on its seed."""
+    """A finished run of a command, whose results depend only on its seed."""
     config = compose(*overrides, *(() if seed is None else (f"seed={seed}",)))
     known, settings = identity(config), json.loads(config.model_dump_json())
     held = values(None, 30.0 + config.seed, run=name, seed=config.seed, task=config.task, scale=config.scale)

@@ -396,7 +396,7 @@ import os, pathlib, signal, time
 import lightning
 
 class Kill(lightning.Callback):
-    # The first training kills the search. Another training waits until the search prunes it.
+    # The first training run kills the search. Any other training run waits until the search prunes it.
     def on_train_batch_end(self, trainer, *_):
         mark, own = pathlib.Path("mark"), trainer.default_root_dir
         if trainer.global_step == 4 and not mark.exists():

@@ -295,7 +295,7 @@ def test_a_job_that_ended_because_of_a_machine_fault_is_resumed(queue, tmp_path,
 
 def test_a_refusal_does_not_replace_the_failure_reason_of_an_attempt(tmp_path):
     folder = RunFolder(tmp_path)
-    with pytest.raises(ValueError, match="too big"), folder.attempt():  # noqa: PT012 - it refuses first
+    with pytest.raises(ValueError, match="too big"), folder.attempt():  # noqa: PT012 - the attempt refuses first
         folder.refuse("another process is at work")
         raise ValueError("too big")
     folder.refuse("something else")
@@ -665,4 +665,4 @@ def test_a_sweep_with_parallel_jobs_prints_a_line_for_each_event(sweeps):
         "[4/4] imdn_x4_kills",
     ):
         assert text in first
-    assert "6 steps, batch 2" not in first  # only in the job's log
+    assert "6 steps, batch 2" not in first  # the job writes this only into its log

@@ -91,7 +91,7 @@ def _guarded():
 
 @pytest.fixture(name="mark")
 def _mark(tmp_path):
-    """The file that a payload would create; the payload may not do anything else either."""
+    """The file that a payload would create; the payload must not do anything else either."""
     with hostile.nothing_runs():
         yield tmp_path / "ran"
     assert not (tmp_path / "ran").exists()
@@ -191,7 +191,7 @@ def test_hydras_own_settings_are_accepted(options):
     ],
 )
 def test_a_file_cannot_change_how_a_launcher_starts_its_jobs(tmp_path, mark, setting):
-    """They would end up in a script for the cluster; submitit reads pickles for a job that timed out."""
+    """Such settings end up in a script for the cluster; submitit reads pickles for jobs that timed out."""
     text = setting.format(mark)
     key = text.partition(":")[0]
     said = sentence(
@@ -216,7 +216,7 @@ def test_a_file_does_not_choose_who_starts_the_jobs(tmp_path, mark, monkeypatch,
 
 
 @pytest.mark.parametrize("option", ["job_logging/sly", "launcher/basic", "config"])
-def test_an_option_of_hydra_does_not_come_from_a_strangers_folder(tmp_path, mark, option):
+def test_an_option_of_hydra_does_not_come_from_an_untrusted_folder(tmp_path, mark, option):
     """It would take the place of Hydra's own option of that name."""
     path = tmp_path / "hydra" / f"{option}.yaml"
     path.parent.mkdir(parents=True)
@@ -644,7 +644,7 @@ def record(**model: object) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("target", [RUN, "os.system", "torch.hub.load", "torch.nn.Linear", "antigravity.x"])
-def test_a_strangers_class_in_a_checkpoint_is_not_built(mark, target):
+def test_an_untrusted_class_in_a_checkpoint_is_not_built(mark, target):
     with pytest.raises(ConfigError, match="may not be named here"):
         stored_network(record(_target_=target, command=f"touch {mark}"), "a.ckpt")
     nested = record(_target_="sr_lab.models.imdn.IMDN", num_feat={"_target_": target})

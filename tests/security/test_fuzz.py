@@ -149,7 +149,7 @@ def a_yaml(path: Path) -> None:
 
 
 def shown(folder: Path) -> None:
-    """Check that a report reads only numbers, and texts without control characters, from a run."""
+    """Check that a report reads only numbers, and strings without control characters, from a run."""
     run = read_run(folder)
     texts = [run.name, run.problem, *run.sets, *flat(run), *flat(run).values()]
     for text in texts:

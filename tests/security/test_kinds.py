@@ -47,7 +47,7 @@ PICKLES = {
 }
 STREAMED = {"_target_": "sr_lab.datasets.streaming.StreamingDataset", "shards_dir": "{url}"}
 
-# For each slot, an honest class and the setting that hides the attacks.
+# For each slot, an honest class and the setting in which the attacks are placed.
 HONEST = {
     "model": ("sr_lab.models.imdn.IMDN", "num_feat"),
     "upsampler": ("sr_lab.upsamplers.subpixel.SubpixelUpsampler", "mid_ch"),
@@ -155,7 +155,7 @@ def _guarded():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("slot", HONEST)
-def test_a_strangers_experiment_does_no_harm(tmp_path, mark, server: Server, slot: str, kind: str):
+def test_an_untrusted_experiment_does_no_harm(tmp_path, mark, server: Server, slot: str, kind: str):
     honest, setting = HONEST[slot]
     words = {"honest": honest, "setting": setting, "mark": str(mark), "url": server.url}
     content = placed(slot, filled(KINDS[kind], **words))
@@ -164,14 +164,14 @@ def test_a_strangers_experiment_does_no_harm(tmp_path, mark, server: Server, slo
     (tmp_path / "experiment" / "sly.yaml").write_text(text)
     said = survives(*SMOKE, f"hydra.searchpath=[file://{tmp_path}]", "experiment=sly")
     assert SECRET not in said
-    if kind in ("target", "partial target", "nested target"):  # not only when it would be built
+    if kind in ("target", "partial target", "nested target"):  # refused before anything is built
         assert re.match(rf"(\w+\.)?{SLOTS[slot].place.partition('.')[0]}\.", said), said
     assert "upwards" not in kind or "logger" not in slot or "lead out" in said
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith("path")])
 @pytest.mark.parametrize("slot", [slot for slot in HONEST if SLOTS[slot].stored])
-def test_a_strangers_checkpoint_does_no_harm(mark, server: Server, slot: str, kind: str):
+def test_an_untrusted_checkpoint_does_no_harm(mark, server: Server, slot: str, kind: str):
     honest, setting = HONEST[slot]
     words = {"honest": honest, "setting": setting, "mark": str(mark), "url": server.url}
     none = {"name": "none", "apply": None}
@@ -192,7 +192,7 @@ ESCAPED = [
 
 
 @pytest.mark.parametrize("text", ESCAPED)
-def test_no_row_or_axis_in_a_strangers_file_reads_the_environment(tmp_path, mark, text):
+def test_no_row_or_axis_in_an_untrusted_file_reads_the_environment(tmp_path, mark, text):
     """Hydra unescapes overrides, and the rows and axes of a sweep are overrides."""
     (tmp_path / "experiment").mkdir()
     sly = tmp_path / "experiment" / "sly.yaml"
@@ -232,7 +232,7 @@ def test_no_row_or_axis_in_a_strangers_file_reads_the_environment(tmp_path, mark
         ),
     ],
 )
-def test_no_axis_in_a_strangers_file_changes_what_is_trusted(tmp_path, mark, key, value):
+def test_no_axis_in_an_untrusted_file_changes_what_is_trusted(tmp_path, mark, key, value):
     (tmp_path / "experiment").mkdir()
     text = f'# @package _global_\nhydra: {{sweeper: {{params: {{"{key}": "{value}"}}}}}}\n'
     (tmp_path / "experiment" / "sly.yaml").write_text(text)
@@ -283,7 +283,8 @@ def test_only_trusted_packages_may_be_on_the_search_path(tmp_path, mark, monkeyp
     "option",
     [
         *("/../secret", "/experiment/../../secret", "/link", "/{conf}/secret"),
-        *("/{tmp_path}/secret", "//proc/self/cwd/secret"),  # Hydra's own package would read these
+        # Hydra would read these files through the address of its own package.
+        *("/{tmp_path}/secret", "//proc/self/cwd/secret"),
     ],
 )
 def test_no_file_reads_a_file_outside_of_its_folder(tmp_path, mark, option):
@@ -321,7 +322,7 @@ HYDRAS = {
 
 @pytest.mark.parametrize("key", HYDRAS)
 @pytest.mark.parametrize("way", ["experiment", "primary"])
-def test_a_strangers_file_changes_no_setting_of_hydra(tmp_path, mark, key, way):
+def test_an_untrusted_file_changes_no_setting_of_hydra(tmp_path, mark, key, way):
     node = HYDRAS[key]
     for name in reversed(f"hydra.{key}".split(".")):
         node = {name: node}
@@ -337,7 +338,7 @@ def test_a_strangers_file_changes_no_setting_of_hydra(tmp_path, mark, key, way):
     assert SECRET not in said
 
 
-def test_hydra_writes_no_file_of_its_own_into_a_strangers_folder(tmp_path, mark):
+def test_hydra_writes_no_file_of_its_own_into_an_untrusted_folder(tmp_path, mark):
     """These could be links: ``.hydra``, ``<name>.log``, and ``multirun.yaml``, which is always written."""
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "multirun.yaml").symlink_to("precious")
@@ -529,7 +530,7 @@ def test_a_stored_configuration_leaves_open_where_the_next_run_writes(tmp_path, 
     job = typed_again([*SMOKE, *typed, "allow=[mine]"])
     assert job == [f"++{override}" for override in typed]
     restored = OmegaConf.create(survives(*job, folder=tmp_path))
-    assert "/there" not in OmegaConf.to_yaml(restored)  # the job's own file leaves it open too
+    assert "/there" not in OmegaConf.to_yaml(restored)  # the job's own file leaves cache_dir open too
 
 
 @pytest.mark.parametrize("name", ["../x", "/../../x", "..", ".x", "a/../../x", "a\\b", "a\nb", ""])

@@ -545,7 +545,7 @@ def configurations(tmp_path_factory) -> list[dict[str, Judged]]:
 
 @pytest.mark.parametrize("name", YAMLS)
 def test_a_malformed_configuration_is_ignored_or_refused(configurations, name):
-    """A run folder's config is ignored if malformed; Hydra's is refused before anything is built."""
+    """In a run folder, it is ignored; as a file for Hydra, it is refused before anything is built."""
     of_a_run, result = (found[name] for found in configurations)
     assert of_a_run.odd == of_a_run.error == ""
     assert of_a_run.value[1] == "unfinished"
@@ -778,7 +778,7 @@ def folders(tmp_path_factory) -> dict[str, Judged]:
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_a_malformed_folder_of_images_is_refused_or_prepared(folders, name):
-    # An intact image with a gap after it in the file is allowed to be read.
+    # An intact image that is followed by a gap in its file may be read.
     told(folders[name], *([DIGITS] if name == "hr sparse" else []))
 
 

@@ -689,7 +689,7 @@ def test_the_name_of_a_photo_sends_no_control_characters_to_the_terminal(tmp_pat
 
 
 def test_no_depth_of_folders_ends_a_command(tmp_path, monkeypatch):
-    """Python's own walks of folders recurse, so a thousand nested folders would make them fail."""
+    """Python's own functions for walking folders recurse: a thousand nested folders would make them fail."""
     deepest = tmp_path / "run" / Path(*["a"] * 300)
     deepest.mkdir(parents=True)
     (tmp_path / "run" / "config.yaml").touch()

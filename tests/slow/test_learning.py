@@ -17,7 +17,7 @@ from tests.models.test_models import build, distinct_models, images
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 CONF = Path(__file__).parents[2] / "conf"
-# The networks that the papers propose; those that they compare with only have to fit one batch.
+# The networks that the papers propose. Other networks only have to fit one batch.
 MODELS = ["efrdn", "imdn", "imdn_osff", "imfm", "mren", "mren_l", "osffnet"]
 # Each network gets the settings that its constructor accepts.
 SMALL = {"num_feat": 32, "num_block": 1, "num_path": 3, "num_transformer": 1}

@@ -60,7 +60,7 @@ def test_a_piece_of_four_megapixels_takes_less_than_four_gibibytes(name):
     assert peak_without_the_images(name, 2000, 2000, program=PIECE) < 4 * 2**30
 
 
-# All models on whole images would take hours. These are the cheapest and those that need the most memory.
+# All models on whole images would take hours. These models are the cheapest, or need the most memory.
 @pytest.mark.parametrize(
     "name", ["fsrcnn", "ecbsr_m4c16", "imdn_rtc", "safmn", "lapar_c", "shufflemixer_tiny", "imdn", "osffnet"]
 )

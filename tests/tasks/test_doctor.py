@@ -37,7 +37,7 @@ def image_file(path: Path, pixels: np.ndarray) -> Path:
 
 
 def noise(number: int, height: int = 48, width: int = 36) -> np.ndarray:
-    """Noise that is smooth enough for resizes to differ as they do on photographs."""
+    """Noise that is so smooth that methods of resizing differ on it as they do on photographs."""
     small = np.random.default_rng(number).integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
     return np.array(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -369,7 +369,7 @@ def test_pairs_of_a_real_camera_or_another_program_are_found(tree, tmp_path):
     (found,) = (one for one in examine(tmp_path) if " LR images" in one.says)
     assert "x4 LR images in" in found.says
     assert "3 of 3 fit their HR images" in found.says
-    assert found.state == "note"  # not MATLAB's bicubic, but no path claims that it is
+    assert found.state == "note"  # the LR images are not MATLAB's bicubic, but no path claims that they are
 
 
 @pytest.mark.parametrize("tree", [*CAMERAS, *TREES])

@@ -117,7 +117,7 @@ def killed(place: Path, folder: Path, event: str, number: int, *more: str) -> No
 
 
 def killed_at(monkeypatch: pytest.MonkeyPatch, event: str, number: int) -> None:
-    """Kill the run at its ``number``th event: before an image, before or after a file replaces another."""
+    """Kill the run at its ``number``th event: before an image, or before or after a file replaces another."""
     seen = 0
 
     def watched(target: object, name: str, *, after: bool, of: Callable[..., bool]) -> None:
@@ -170,7 +170,7 @@ def test_a_killed_evaluation_resumes_and_gives_the_same_bytes(
 
 def test_an_image_without_its_pictures_is_measured_again(place, whole, tmp_path, steps):
     killed(place, tmp_path, "image", TOTAL)
-    (tmp_path / "images" / "Six_2.png").unlink(missing_ok=True)  # its thread had not written it yet
+    (tmp_path / "images" / "Six_2.png").unlink(missing_ok=True)  # as if the thread had not written it yet
     steps.clear()
     assert run(place, tmp_path)["images"] == run(place, whole)["images"]
     assert steps == ["2", "5"]
@@ -215,7 +215,8 @@ def test_a_changed_image_starts_a_new_run_that_measures_all_images(place, tmp_pa
     image = tmp_path / "data" / "benchmarks" / "Six" / "HR" / "5.png"  # not measured yet
     Image.open(image).rotate(180).save(image)
     steps.clear()
-    # A new command would choose another folder; here, equal overrides would give the digest from the cache.
+    # Without the typed folder, the new digest would give another folder. With equal overrides, this process
+    # would take the old digest from its cache.
     run(tmp_path, tmp_path / "run", "explain=false")
     assert len(steps) == TOTAL
 
@@ -304,7 +305,7 @@ def test_the_images_in_memory_do_not_grow_with_the_set(place, tmp_path, monkeypa
     monkeypatch.setattr(SRModule, "test_step", counted)
     run(tmp_path, tmp_path / "run", "benchmark.sets=[Many]")
     assert len(images) == 30
-    assert most <= 3, "the image that is measured, the next one, and one that Lightning has not let go yet"
+    assert most <= 3, "the image that is measured, the next one, and one that Lightning has not released yet"
 
 
 KILLED = """
@@ -373,7 +374,7 @@ class MeanDifference(nn.Module):
 
 @pytest.fixture
 def differences(monkeypatch) -> None:
-    """LPIPS and DISTS are the mean difference, and need no weights."""
+    """Replace LPIPS and DISTS by the mean difference, which needs no weights."""
     kinds = {name: perceptual._Kind("", MeanDifference) for name in ("lpips", "dists")}
     monkeypatch.setattr(perceptual, "_KINDS", kinds)
     monkeypatch.setattr(perceptual, "_check_weights", lambda name: None)

@@ -89,7 +89,7 @@ def _command(data, camera):
     return (
         *("task=evaluate", "model=bicubic", "scale=2", "trainer=cpu", f"paths.data_dir='{data}'"),
         *("benchmark.sets=[Two]", "benchmark.lr=given", f"benchmark.lr_dir='{camera}'"),
-        "run_name=other",  # the identity of an equal configuration would come from the cache
+        "run_name=other",  # for an equal configuration, this process would take the identity from its cache
     )
 
 

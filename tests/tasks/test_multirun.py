@@ -1,4 +1,4 @@
-"""A multirun of tasks other than training: every job is run once, into a folder of its own."""
+"""Multiruns of tasks other than training: every job runs once, in its own folder."""
 
 import threading
 from pathlib import Path
@@ -46,7 +46,7 @@ def ran(monkeypatch) -> list[Config]:
 
 
 def test_every_task_that_can_have_several_jobs_is_tried():
-    # measure: tests/tasks/test_run_folders.py; the others run once for a command
+    # tests/tasks/test_run_folders.py tests measure; a command runs each of the other tasks only once
     assert SCHEMAS.keys() - JOBS.keys() == {"train", "measure", "plan", "zoo", "new", "export", "demo"}
 
 
@@ -77,7 +77,7 @@ def test_a_job_that_fails_does_not_keep_the_others_from_running(monkeypatch, tmp
     def run(config: Config, folder: Path, overrides: tuple[str, ...]) -> None:
         done.append(folder.name)
         if folder.name == "a":
-            raise SystemExit(1)  # e.g. task=upscale, where an image could not be read
+            raise SystemExit(1)  # as task=upscale does if it cannot read an image
         if folder.name == "b":
             raise ConfigError("ckpt: does not fit")
 
@@ -146,6 +146,6 @@ def test_a_task_started_twice_at_the_same_time_waits_and_shows_the_results(task,
     assert began.wait(60)
     task.run(config, folder.path, words)
     thread.join()
-    if task is not measure:  # it measures again, since its table shows more than its results contain
+    if task is not measure:  # task=measure measures again, since its results lack columns of its table
         assert ("12.34" if task is evaluate else "12.3") in capsys.readouterr().out
         assert folder.read_metrics()["num_params"] == 12_340

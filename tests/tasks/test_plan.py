@@ -90,7 +90,7 @@ def test_missing_images_are_reported_with_the_command_that_downloads_them(tmp_pa
     assert f"Data: {tmp_path}/DIV2K/DIV2K_train_HR," in said
     assert f"`python -m sr_lab task=prepare dataset=div2k benchmark=set5 paths.data_dir={tmp_path}`" in said
     assert "it is not known which are finished, since the images that identify a run are missing" in said
-    assert "prepared images about 8.3 GB" in said  # 800 images, decoded, and their halves
+    assert "prepared images about 8.3 GB" in said  # 800 decoded images, and the same images at half the size
 
 
 def test_networks_of_the_same_cost_are_measured_once(monkeypatch, capsys, tmp_path):

@@ -20,7 +20,7 @@ NEEDS = {
     "measure": ("sr_dir=ours", "hr_dir=data/benchmarks/Tiny/HR", "scale=2"),
     "complexity": ("model=bicubic", "scale=2", "trainer=cpu"),
 }
-# These write into a folder that a setting names, which may contain other files.
+# These tasks write into a folder that a setting names and that may contain other files.
 WITHOUT_RUN_FOLDER = {
     *(
         "plan",

@@ -94,7 +94,7 @@ def test_another_processor_is_measured_again(tmp_path, instant, monkeypatch):
 
 
 def test_the_slower_setting_is_not_chosen(tmp_path, monkeypatch):
-    times = iter([1.0, 1.0] + [3.0, 2.0] * 5)  # two runs set the repetitions, then five rounds
+    times = iter([1.0, 1.0] + [3.0, 2.0] * 5)  # two runs that determine the repetitions, then five rounds
     monkeypatch.setattr(autotune, "_seconds", lambda *_: next(times))
     choice = chosen(tiny.TinyNet(), tmp_path)
     assert choice.setting == Setting(channels_last=True)

@@ -31,7 +31,7 @@ def test_a_key_is_not_used_where_wandb_is_switched_off(monkeypatch, mode):
 
 
 def ask(has_key: bool) -> None:
-    """Print whether a key is found, with one in the user's ``.netrc`` or without."""
+    """Print whether W&B's key is found, with or without a key in the user's ``.netrc``."""
     if has_key:
         netrc = Path.home() / ".netrc"
         netrc.touch(0o600)
@@ -76,7 +76,7 @@ VARIABLES = {
 
 
 def filed(folder: Path) -> tuple[object, ...]:
-    """Project, entity, group, name, tags and notes in the file of an offline run, and its place."""
+    """Project, entity, group, name, tags and notes in the file of an offline run, and that file's path."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder / "wandb")]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     records = (json.loads(line) for line in done.stdout.splitlines())

@@ -1,4 +1,4 @@
-"""What is trained, and whether the optimizer and the schedule fit it, before anything is read."""
+"""Before anything is read: what is trained, and whether the optimizer and the schedule fit it."""
 
 import lightning
 import pytest

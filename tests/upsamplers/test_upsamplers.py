@@ -70,7 +70,7 @@ def test_deconv_has_the_parameters_of_one_transposed_convolution(scale, kernel_s
 @pytest.mark.parametrize(("scale", "num_stages"), [(2, 1), (3, 1), (4, 2), (8, 3), (16, 4)])
 def test_the_parameters_of_mwaum_follow_from_the_number_of_its_stages(scale, num_stages):
     first, later = (40 * 9 + 1) * 24, (24 * 9 + 1) * 24
-    rest_of_stage = (24 + 1) * 24 + (24 * 9 + 1) * 24  # pixel attention and second convolution
+    rest_of_stage = (24 + 1) * 24 + (24 * 9 + 1) * 24  # the pixel attention and the second convolution
     tail = MWAUM(num_feat=40, num_out_ch=3, scale=scale)
     assert num_params(tail) == (
         first + (num_stages - 1) * later + num_stages * rest_of_stage + (24 * 9 + 1) * 3

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 
 class EdgeLoss(nn.Module):
-    """Mean absolute error of the pixels, plus that of each pixel's differences to its right and lower neighbours.
+    """Mean absolute error of the pixels, plus that of the differences to the right and lower neighbours.
 
     Args:
         edges: Weight of the differences.

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-ADDRESS = "SR_LAB_TESTS_PREPARED"  # the variable with the address, which the workers of pytest-xdist inherit
+ADDRESS = "SR_LAB_TESTS_PREPARED"  # the variable with the socket's path; pytest-xdist's workers inherit it
 _starting = threading.Lock()
 
 

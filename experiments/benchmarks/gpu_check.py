@@ -1,4 +1,4 @@
-"""Check sr_lab on an NVIDIA card in ten minutes: what the tests cannot show on a machine without one.
+"""Check on an NVIDIA GPU, in ten minutes, what the tests cannot check on a machine without a GPU.
 
     python experiments/benchmarks/gpu_check.py                        every item, in this order
     python experiments/benchmarks/gpu_check.py device waits compile   some of them
@@ -349,7 +349,7 @@ def degradations(place: Place) -> str:
 
 @contextlib.contextmanager
 def little_memory(place: Place, megabytes: int) -> Iterator[None]:
-    """In this context, this process and its child processes have only about so much memory."""
+    """In this context, this process and its child processes have only about this much memory."""
     if place.on_gpu:
         torch.cuda.empty_cache()
         free = torch.cuda.mem_get_info()[0] - megabytes * 2**20

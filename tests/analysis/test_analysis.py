@@ -159,7 +159,7 @@ def test_attention_of_one_kind_can_be_chosen(lr):
 
 def test_the_strongest_channel_has_the_largest_variance():
     maps = torch.zeros(1, 4, 8, 8)
-    maps[0, 2, :4], maps[0, 1] = 3.0, 100.0  # the second is strong, but constant
+    maps[0, 2, :4], maps[0, 1] = 3.0, 100.0  # channel 1 is strong, but constant
     assert [number for number, _ in features.strongest(maps, 1)] == [2]
 
 

@@ -38,7 +38,7 @@ TASKS = [f"task={task}" for task in OPTIONS.pop("task")]
 
 
 def together(position: int) -> list[str]:
-    """The option at this position of every group that has one; composing them one by one is slow."""
+    """The options at this position in all groups that are long enough; composing each alone is slow."""
     return [f"{group}={names[position]}" for group, names in OPTIONS.items() if position < len(names)]
 
 

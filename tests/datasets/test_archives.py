@@ -176,7 +176,7 @@ def test_a_sparse_file_is_refused(tmp_path):
     """The file is 8 GiB of zeros, which take no space in the archive."""
     info = special("1.png", tarfile.GNUTYPE_SPARSE)
     header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
-    header[483:495] = b"%011o " % 2**33  # the real size, without any data blocks
+    header[483:495] = b"%011o " % 2**33  # the file's real size; there are no data blocks
     header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * 32 + sum(header[156:]))
     path = tmp_path / "a.tar"
     path.write_bytes(bytes(header) + bytes(1024))

@@ -385,7 +385,7 @@ def test_a_download_that_differs_from_the_first_is_refused(server, tmp_path):
     assert not (tmp_path / "Tiny" / "Tiny_HR").exists()
     server.files |= {"/a.zip": TINY, "/differs/a.zip": zip_of(range(1, 6), prefix="./Tiny_HR/")}
     with pytest.raises(DataError, match="has changed since"):
-        install(tmp_path, tiny(server, "/differs/a.zip", digest=None))  # also from another mirror
+        install(tmp_path, tiny(server, "/differs/a.zip", digest=None))  # also from a mirror
     assert "the SHA-256 of" in install(tmp_path, wanted)
 
 

@@ -134,4 +134,4 @@ def test_neither_the_worker_nor_the_main_process_grows():
             gc.collect()
             sizes.append((written(worker), written(os.getpid())))
     early, late = np.array(sizes)
-    assert (late - early < 1024).all()  # the 1,200 additional batches would be 3.5 MiB
+    assert (late - early < 1024).all()  # 1,200 more batches in memory would take 3.5 MiB

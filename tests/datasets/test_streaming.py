@@ -142,7 +142,7 @@ def test_ranks_workers_and_a_resumed_run_see_the_same_crops_and_each_image_once(
 
 
 def test_cached_shards_beyond_the_limit_are_removed_and_fetched_again(remote, make, tmp_path, monkeypatch):
-    monkeypatch.setattr("time.time", lambda: 1e12)  # every copy is old
+    monkeypatch.setattr("time.time", lambda: 1e12)  # makes every local copy old
     largest = max(shard.size for shard in read_index(remote).shards)
     dataset = make(remote, shuffle_shards=1, cache_gb=2 * largest / 1e9)
     seen = set()

@@ -59,7 +59,7 @@ def test_the_overview_fits_80_columns_and_names_every_option():
 
 @pytest.fixture(scope="module")
 def pages() -> dict[str, list[str]]:
-    """The lines of each option's page, by its first line; one composition gives the pages of many groups."""
+    """The lines of each option's page, by the page's first line; one composition gives many groups' pages."""
     found: dict[str, list[str]] = {}
     many = [[f"{group}={name}" for name in names] for group, names in OPTIONS.items() if "exp" not in group]
     experiments = [[f"{group}={name}"] for group, name in EVERY if group == "experiment"]

@@ -34,7 +34,7 @@ def images() -> tuple[Tensor, Tensor]:
 
 @pytest.mark.slow  # writes 0.8 GB of weights
 def test_figures_equal_those_of_the_authors_packages(tmp_path, monkeypatch):
-    # lpips 0.1.4 and DISTS-pytorch 0.1 with these weights, on the rounded images without 4 pixels per edge
+    # lpips 0.1.4 and DISTS-pytorch 0.1 with these weights, on the rounded images, cropped by 4 pixels
     expected = {"lpips": 0.0655062347650528, "lpips_vgg": 0.16164828836917877, "dists": 0.031027793884277344}
     models = pytest.importorskip("torchvision.models")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))

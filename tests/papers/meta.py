@@ -19,6 +19,6 @@ def unfilled() -> Iterator[None]:
 
 
 def on_meta(network: Callable[..., nn.Module], **settings: object) -> nn.Module:
-    """Build a network without values, in evaluation mode."""
+    """Build a network without weight values, in evaluation mode."""
     with unfilled():
         return network(**settings).eval()

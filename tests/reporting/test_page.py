@@ -252,7 +252,7 @@ def test_every_quantity_has_a_panel_and_every_panel_marks_a_restart(tmp_path):
 
 
 def clocked(tmp_path, *times: float, validated: tuple[int, ...] = ()) -> Run:
-    """A run that records one row for each time; ``validated`` lists the steps with a validation."""
+    """A run with one recorded row for each given time; ``validated`` lists the steps with a validation."""
     lines = [f"{step},{time},{30 if step in validated else ''}" for step, time in enumerate(times, start=1)]
     return recorded(tmp_path, "\n".join(["step,time,val/psnr_y", *lines]))
 

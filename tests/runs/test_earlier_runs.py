@@ -1,6 +1,7 @@
 """Runs and checkpoints from earlier code must stay usable: ``earlier/`` was written in November 2026.
 
-`COMMAND` produced this run; ``step-3.ckpt`` is its ``previous.ckpt``, the state after three of six steps.
+`COMMAND` produced this run. ``step-3.ckpt`` is the run's ``previous.ckpt``: the state after three of six
+steps.
 """
 
 import csv

@@ -39,7 +39,7 @@ def judged(read: Callable[[], object], *, seconds: int = SECONDS) -> Judged:
 
 
 def all_judged(reads: Mapping[Key, Callable[[], object]], *, seconds: int = SECONDS) -> dict[Key, Judged]:
-    """Judge readers in a forked process; if one ends the process, a new process runs the remaining readers."""
+    """Judge readers in a forked process; if one ends the process, a new process runs the other readers."""
     found: dict[Key, Judged] = {}
     while len(found) < len(reads):
         found |= _in_one_process({key: read for key, read in reads.items() if key not in found}, seconds)

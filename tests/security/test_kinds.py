@@ -504,7 +504,7 @@ def test_a_file_may_repeat_our_own_places_and_say_what_is_read(tmp_path, mark, m
     ("key", "value"), [("paths.output_dir", "/there"), ("experiment_name", "../x"), ("task", "../x")]
 )
 def test_hydra_writes_nothing_to_a_folder_that_a_file_names_before_a_sweep(tmp_path, mark, key, value):
-    """It creates the folder of a sweep, and writes ``multirun.yaml`` there, before it calls us."""
+    """Hydra creates the folder of a sweep, and writes ``multirun.yaml`` there, before it calls sr_lab."""
     words = sly_experiment(tmp_path, "train", key, value)
     whole = hydra.initialize_config_dir(str(files.conf_dir()), version_base="1.3")
     with whole, pytest.raises(HydraException) as caught:

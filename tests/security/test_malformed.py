@@ -727,7 +727,7 @@ def pairs(folder: Path) -> Path:
     return folder
 
 
-DIGITS = 64  # of the digest of a prepared folder
+DIGITS = 64  # length of the digest of a prepared folder
 
 
 def preparing(folder: Path) -> Callable[[], object]:

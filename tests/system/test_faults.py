@@ -13,7 +13,7 @@ from sr_lab.system import faults
 from tests import tiny
 
 pytestmark = [
-    # warnings about Lightning's own code, and its advice for long training runs
+    # warnings about Lightning's own code, and Lightning's advice for long training runs
     pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning"),
     pytest.mark.filterwarnings(r"ignore:.*does not have many workers"),
 ]

@@ -131,7 +131,7 @@ def test_the_figures_are_those_of_the_image_that_the_crop_shows(place, written, 
     found = rows(written)
     assert list(found) == ["HR", "bicubic", "IMDN-RTC", "SRCNN"]
     assert {row["set"] for row in found.values()} == {"Tiny"}
-    zoom = 4  # 192 pixels for 50
+    zoom = 4  # a window of about 50 pixels is drawn about 192 pixels wide
     for name in ("bicubic", "IMDN-RTC"):
         sr = pixels(written / f"{STEM}_crop_{name}.png")[::zoom, ::zoom]
         assert sr.shape == (SIZE[1], SIZE[0], 3)

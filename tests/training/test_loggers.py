@@ -76,7 +76,7 @@ VARIABLES = {
 
 
 def filed(folder: Path) -> tuple[object, ...]:
-    """Project, entity, group, name, tags and notes in the file of an offline run, and that file's path."""
+    """Project, entity, group, name, tags, notes and id of the run in the file of an offline run."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder / "wandb")]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     records = (json.loads(line) for line in done.stdout.splitlines())

@@ -185,7 +185,7 @@ def test_speed_counts_samples_and_excludes_validation(monkeypatch):
     next(batches)  # from 0 to 1: waits 1 s
     speed.count()
     speed.pause()  # at 3
-    next(batches)  # validation and checkpoint last until 103; waits 1 s more until 104
+    next(batches)  # validation and checkpoint end at 103; waits 1 s more, until 104
     speed.count()
     assert speed.samples_per_s == pytest.approx(16 / 5)
     assert speed.data_wait == pytest.approx(2 / 5)

@@ -40,7 +40,7 @@ _TYPED = (nodes.BooleanNode, nodes.EnumNode, nodes.FloatNode, nodes.IntegerNode,
 _UNCHANGING = {("file", str(conf_dir())), ("pkg", "hydra.conf"), ("structured", "")}
 
 
-# Stands for the files that are merged already; like Hydra's own, it may hold settings of Hydra.
+# Stands for the files that are merged already; like Hydra's own files, it may hold settings of Hydra.
 _MERGED = ResultDefault(config_path="hydra/merged_already", parent="hydra/config", primary=True)
 
 

@@ -179,7 +179,7 @@ def test_a_file_cannot_change_settings_of_hydra(tmp_path, mark, place, text):
 
 @pytest.mark.parametrize("options", [[], ["hydra/job_logging=default"], ["hydra/job_logging=disabled"]])
 def test_hydras_own_settings_are_accepted(options):
-    """Otherwise refusing everything would pass the test above; other ``job_logging`` options load too."""
+    """Otherwise, code that refused everything would pass the test above. Other options of ``job_logging`` load."""
     compose(*SMOKE, *options)
 
 
@@ -569,7 +569,7 @@ def test_a_tensor_larger_than_its_storage_is_refused(tmp_path, mark, shape, stri
 
 
 def test_a_tensor_that_fits_its_storage_is_opened(tmp_path):
-    """Otherwise refusing every tensor would pass the test above."""
+    """Otherwise, code that refused every tensor would pass the test above."""
     pickled = hostile.tensor_pickle((2,), (1,), 2)
     checkpoint = opened(tmp_path / "a.ckpt", hostile.in_zip(pickled, ("data/0", bytes(8))))
     assert checkpoint.state["w"].tolist() == [0, 0]
@@ -785,7 +785,7 @@ def test_a_large_image_without_pixels_is_refused(tmp_path, mark):
 
 
 def test_a_drawing_that_compresses_well_is_read(tmp_path):
-    """Otherwise refusing every image would pass the tests above."""
+    """Otherwise, code that refused every image would pass the tests above."""
     (tmp_path / "a.png").write_bytes(hostile.png(5000, 4000, colour=0))
     assert read_image(tmp_path / "a.png").shape == (4000, 5000, 3)
 
@@ -864,7 +864,7 @@ def test_a_tiff_with_false_tags_is_refused(tmp_path, mark, more):
 
 
 def test_a_valid_tiff_is_read(tmp_path):
-    """Otherwise refusing every TIFF would pass the test above."""
+    """Otherwise, code that refused every TIFF would pass the test above."""
     (tmp_path / "a.tif").write_bytes(hostile.tiff(hostile.tiff_tags(16, 16), bytes([7]) * 400))
     assert (read_image(tmp_path / "a.tif") == 7).all()
 

@@ -241,7 +241,7 @@ def test_thousands_of_mutants_are_read_safely_too(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", SEEDS)
 def test_the_seeds_can_be_read(tmp_path, kind):
-    """Otherwise refusing every input would pass the tests above."""
+    """Otherwise, code that refused every input would pass the tests above."""
     for number, content in enumerate(SEEDS[kind][:1] if kind == "json" else SEEDS[kind]):
         path = tmp_path / f"{number}.{'png' if kind == 'image' else kind}"
         path.write_bytes(content)

@@ -426,7 +426,7 @@ def test_a_malformed_checkpoint_is_refused_or_loaded_correctly(bad_checkpoints, 
 
 @pytest.mark.parametrize(("suffix", "whole"), [("ckpt", CKPT), ("safetensors", SAFE)])
 def test_the_valid_checkpoint_is_loaded(tmp_path, suffix, whole):
-    """Otherwise refusing every checkpoint would pass the tests above."""
+    """Otherwise, code that refused every checkpoint would pass the tests above."""
     assert judged(loading(whole, tmp_path / f"a.{suffix}")).value == VALUES
 
 

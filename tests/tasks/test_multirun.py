@@ -46,7 +46,7 @@ def ran(monkeypatch) -> list[Config]:
 
 
 def test_every_task_that_can_have_several_jobs_is_tried():
-    # tests/tasks/test_run_folders.py tests measure; a command runs each of the other tasks only once
+    # tests/tasks/test_run_folders.py tests task=measure; a command runs each of the others only once
     assert SCHEMAS.keys() - JOBS.keys() == {"train", "measure", "plan", "zoo", "new", "export", "demo"}
 
 

@@ -179,7 +179,7 @@ def test_a_file_cannot_change_settings_of_hydra(tmp_path, mark, place, text):
 
 @pytest.mark.parametrize("options", [[], ["hydra/job_logging=default"], ["hydra/job_logging=disabled"]])
 def test_hydras_own_settings_are_accepted(options):
-    """Otherwise, code that refused everything would pass the test above. Other options of ``job_logging`` load."""
+    """Otherwise, code that refused everything would pass the test above. Both options of the group load."""
     compose(*SMOKE, *options)
 
 

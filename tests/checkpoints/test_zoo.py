@@ -121,7 +121,7 @@ def test_a_download_that_is_cut_off_resumes_where_it_was_cut_off(server):
 def test_a_different_file_from_a_server_is_refused_and_not_kept(server, cache, wrong):
     server.files = {} if wrong is None else {f"/{ENTRY.place}": wrong}
     with pytest.raises(
-        CheckpointError, match=rf"ckpt: zoo/rlfn_x4 .*; correct {MIRROR}, or save https://raw"
+        CheckpointError, match=rf"ckpt: zoo/rlfn_x4 .*; correct {MIRROR}, or download https://raw"
     ):
         provide(ENTRY, "ckpt", lambda _: None)
     assert [file for file in cache.rglob("*") if file.is_file() and file.suffix != ".lock"] == []

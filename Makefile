@@ -59,7 +59,7 @@ costs: $(STAMP) ## update the tables of data and cost in experiments/*/README.md
 ledger: $(STAMP) ## measure the weights in the package; fail if PSNR or SSIM differs from the stored value
 	$(BIN)/python -m pytest --quiet -m '' tests/checkpoints/test_pretrained.py
 
-docs: $(STAMP) ## build a site of the texts of --help and of experiments/ (open build/docs/site/index.html)
+docs: $(STAMP) ## build a site from the texts of --help and experiments/ (open build/docs/site/index.html)
 	$(BIN)/python -m sr_lab.help.site build/docs
 	$(BIN)/zensical build --strict --config-file build/docs/mkdocs.yml
 

@@ -237,7 +237,7 @@ def deterministic(place: Place) -> str:
 
 
 def ddp(place: Place) -> str:
-    """With one DDP process, the folded network's parameters are counted (GGAS and EFRDN have batch norms)."""
+    """With one DDP process, the parameters after folding are counted (GGAS and EFRDN have batch norms)."""
     network = Entry("efrdn", 2).build() if place.on_gpu else Entry("imdn", 2).build(num_feat=16, num_block=1)
     expected = num_params(fold(ggas.apply(network).eval()))
     settings = "strategy=ggas trainer=ddp trainer.devices=1 steps=4 validation.interval=4 "

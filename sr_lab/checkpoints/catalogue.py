@@ -15,7 +15,7 @@ from sr_lab.config.networks import model_node, model_options
 from sr_lab.errors import CheckpointError
 
 SCALES = (2, 3, 4)
-_ALIKE = 0.5  # minimum share of names that a checkpoint and the network it may be meant for have in common
+_ALIKE = 0.5  # a checkpoint resembles a network if they have at least this share of their names in common
 
 
 @dataclass(frozen=True)

@@ -346,7 +346,7 @@ def _apply_budget(node: DictConfig, typed: Sequence[str]) -> None:
     change can be reported. A shortened run still goes through its whole schedule.
 
     Raises:
-        ConfigError: There is no budget, or the command line sets both a limit and a value above it.
+        ConfigError: ``budget`` has no settings, or the command line sets both a limit and a value above it.
     """
     budget = node.get("budget")
     if not isinstance(budget, DictConfig):

@@ -318,7 +318,7 @@ def has_run_folder(config: Config) -> bool:
 
 
 def writes_own_folder(config: Config) -> bool:
-    """Whether two different jobs of a multirun must not write into one folder."""
+    """Whether different jobs of a multirun need different folders to write into."""
     return has_run_folder(config) or isinstance(config, (UpscaleConfig, PicturedConfig, ShardConfig))
 
 

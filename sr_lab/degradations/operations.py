@@ -70,7 +70,7 @@ class RandomDegradation(nn.Module, ABC):
         LR patch at the centre of the window. The margin keeps border effects out of the patch.
 
     Note:
-        The LR image is rounded to 8 bits once, at the end, like an image file.
+        The LR image is rounded to 8 bits once, at the end, as when an image file is written.
     """
 
     margin = 8  # LR pixels; a 21x21 blur and a cubic kernel reach 7 at x2, 5 at x4

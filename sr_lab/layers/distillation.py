@@ -58,7 +58,8 @@ class IMDB(nn.Module):
 class RFDB(nn.Module):
     """Residual feature distillation block (RFDN, Liu et al., ECCVW 2020).
 
-    Three steps each keep half the channels through a 1x1 convolution and refine all of them.
+    Each of three steps reduces its input to half the channels by a 1x1 convolution and keeps the result; it
+    also refines all channels of its input for the next step.
 
     Args:
         num_feat: Input and output channels (C).

@@ -288,7 +288,7 @@ def _printed(paper: str, table: str) -> list[Entry]:
 
 
 def _with_costs(runs: Sequence[Run]) -> list[Run]:
-    """Training runs with the costs that ``task=complexity`` measured for their rows; then other cost runs.
+    """Training runs with the costs that ``task=complexity`` measured for their rows; then costs without one.
 
     If costs were measured on several machines, those with a GPU are preferred, then the newest.
     """

@@ -111,7 +111,7 @@ def network_of(run: Run) -> str:
 
 
 def is_of_paper(run: Run) -> bool:
-    """Whether a run has the network that papers compare under its ``model=``, not a variant."""
+    """Whether a run has the published form of its ``model=``, which papers compare, and no variant of it."""
     size = counts.size(str(run.values.get("option")), run.scale)
     return size is not None and size.multi_adds == run.number("multi_adds")
 

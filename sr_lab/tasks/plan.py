@@ -158,8 +158,8 @@ def _headline(jobs: Sequence[Job], same: int) -> list[str]:
     lines = layout.wrapped(words, hanging=2)
     if config.hparams_search is not None:
         lines += layout.wrapped(
-            f"A search of up to {_trials(config)} trials of up to {config.steps:,} steps each, with the cost "
-            "of the network configured here; pruned trials take less time."
+            f"A search of up to {_trials(config)} trials of up to {config.steps:,} steps each. Every trial "
+            "is assumed to cost as much as the network configured here; pruned trials take less time."
         )
     budget = f"Budget {config.budget.name.partition(' ')[0]}"
     if config.budget.name.endswith("(auto)"):

@@ -58,7 +58,7 @@ class Speed:
         return time.perf_counter() - self._start - self._excluded
 
     def asked(self) -> float:
-        """Note that the next batch is requested, which ends a pause."""
+        """Return the time at which the next batch is requested; the request ends a pause."""
         now = time.perf_counter()
         if self._paused is not None:
             self._excluded += now - self._paused

@@ -10,7 +10,7 @@ from torch import nn
 
 @contextlib.contextmanager
 def unfilled() -> Iterator[None]:
-    """Build networks whose weights have names and shapes but no values, so nothing is drawn or stored."""
+    """Build networks whose weights have names and shapes but no values, so no random values are drawn."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.device("meta"))
         for layer in (nn.Conv2d, nn.ConvTranspose2d, nn.Linear):  # even on meta, drawing takes half the time

@@ -34,7 +34,7 @@ class Judged:
 
 
 def judged(read: Callable[[], object], *, seconds: int = SECONDS) -> Judged:
-    """Read in a forked process with limited memory and time."""
+    """Call ``read`` in a forked process with limited memory and time."""
     return all_judged({"": read}, seconds=seconds)[""]
 
 

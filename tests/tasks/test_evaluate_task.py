@@ -366,7 +366,7 @@ def test_published_weights_are_compared_with_the_figure_of_their_authors_code(
 
 
 class MeanDifference(nn.Module):
-    """Stands for a network that recognises objects."""
+    """Stands in for a network that recognises objects."""
 
     def forward(self, sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
         return (sr - hr).abs().mean()

@@ -66,7 +66,7 @@ class RunIdentity:
 class Recorded(BaseModel):
     """The content of ``identity.json``."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, ser_json_inf_nan="constants")  # otherwise they become null
 
     identity: Node  # without the code
     # The code at the beginning, and after each change that code=any allowed.
@@ -262,7 +262,16 @@ def _differing(folder: RunFolder, known: RunIdentity) -> list[str]:
 
 def _pairs(before: Mapping[str, object], now: Mapping[str, object]) -> dict[str, tuple[object, object]]:
     pairs = {key: (before.get(key), now.get(key)) for key in (*before, *now)}
-    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+    return {key: pair for key, pair in pairs.items() if not _same(*pair)}
+
+
+def _same(one: object, other: object) -> bool:
+    """Whether two values are equal, or written alike: a setting may be NaN, which does not equal itself."""
+    return one == other or _written(one) == _written(other)
+
+
+def _written(value: object) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def _shown(value: object) -> str:

@@ -12,8 +12,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 Node: TypeAlias = dict[str, object]
 Place: TypeAlias = Annotated[str, "a file or folder"]
 
-# Arguments with such a name are paths.
-PATH_NAME = re.compile(r"(^|_)(dir|dirpath|path|folder|root)$")
+# Arguments with such a name are paths, but ``num_path`` is a number.
+PATH_NAME = re.compile(r"^(?!num_)(.*_)?(dir|dirpath|path|folder|root)$")
 
 # An ``output`` of task=upscale with one of these suffixes is a file; some of these formats are refused later.
 IMAGE_SUFFIXES = {

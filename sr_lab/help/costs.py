@@ -26,8 +26,9 @@ _PLAN = ("task=plan", "budget=paper", "trainer=cpu", "paths.data_dir=data")
 
 
 def papers() -> list[str]:
-    """The papers that have experiments."""
-    return sorted(path.name for path in (conf_dir() / "experiment").iterdir() if path.is_dir())
+    """The papers that have experiments; the folder ``ledger`` repeats rows of theirs at a small scale."""
+    folders = (path.name for path in (conf_dir() / "experiment").iterdir() if path.is_dir())
+    return sorted(name for name in folders if (experiments_dir() / name / "expected.csv").is_file())
 
 
 def section(paper: str) -> str:

@@ -185,9 +185,10 @@ def _sizes(model: str) -> str:
 
 
 def _results(paper: str) -> list[dict[str, str]]:
-    """Our values for a paper's tables."""
+    """Our values for a paper's tables; the ledger's ``results.csv`` has verdicts on claims instead."""
     path = experiments_dir() / paper / "results.csv"
-    return read_csv(path) if path.is_file() else []
+    rows = read_csv(path) if path.is_file() else []
+    return [row for row in rows if "model" in row]
 
 
 def _trained(model: str) -> str:

@@ -95,9 +95,10 @@ def differences(runs: Sequence[Run]) -> list[dict[str, str]]:
     settings, details = [flat(run) for run in runs], [_details(run) for run in runs]
     # In a run without an identity, a value that only an identity has is unknown, not unset.
     identified = [own for run, own in zip(runs, settings, strict=True) if run.identity]
+    known = [own for own in settings if own]  # a launcher's job may fail before it writes its settings
     shown: list[dict[str, str]] = [{} for _ in runs]
     for name in dict.fromkeys(name for own in settings for name in own):
-        if _varies(name, settings if _group(name) in GROUPS or not identified else identified):
+        if _varies(name, known if _group(name) in GROUPS or not identified else identified):
             for found, own in zip(shown, settings, strict=True):
                 found[name] = own.get(name, "-")
     for name in dict.fromkeys(name for own in details for name in own):

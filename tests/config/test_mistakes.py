@@ -180,6 +180,7 @@ def test_a_mistake_gets_a_one_sentence_error_that_states_the_facts(typed, place,
 TAKEN = {
     "model=imfm|model.num_feat=32": ("model", {"num_feat": 32}),
     "model=imdn|model.num_feat=32": ("model", {"num_feat": 32}),
+    "model=imfm|model.num_path=3": ("model", {"num_path": 3}),  # a number, although paths are quoted
     "|optimizer.weight_decay=1e-4": ("optimizer", {"weight_decay": 1e-4}),
     "schedule=cosine|schedule.scheduler.last_epoch=3": ("schedule", {"scheduler": {"last_epoch": 3}}),
     "upsampler=mwaum|upsampler.factory.num_up_feat=16": ("upsampler", {"factory": {"num_up_feat": 16}}),

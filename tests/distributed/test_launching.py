@@ -15,7 +15,7 @@ from lightning.fabric.plugins.environments.lightning import find_free_network_po
 from sr_lab.errors import ConfigError
 from sr_lab.run_folder import RunFolder
 from sr_lab.system import distributed
-from tests.command_line import SMOKE, run_folder, sr_lab
+from tests.command_line import SMOKE, environment_in, run_folder, sr_lab
 
 SMALL = (*(argument for argument in SMOKE if argument != "trainer=cpu"), "num_workers=0")
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
@@ -160,11 +160,17 @@ def test_a_launcher_whose_ranks_would_run_each_others_jobs_is_refused(tmp_path):
     place = tmp_path / "hydra_plugins" / "joblib_launcher.py"
     place.parent.mkdir()
     place.write_text(LAUNCHER)
-    done = sr_lab(
-        tmp_path,
-        *("-m", "seed=0,1", *SMALL, *TWO, "logger=none"),
-        "hydra.launcher._target_=hydra_plugins.joblib_launcher.JoblibLauncher",
-        PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}",
+    words = ("-m", "seed=0,1", *SMALL, *TWO, "logger=none")
+    done = subprocess.run(  # Hydra has listed its plugins in the process from which commands are forked
+        [
+            *(sys.executable, "-m", "sr_lab", *words),
+            "hydra.launcher._target_=hydra_plugins.joblib_launcher.JoblibLauncher",
+        ],
+        cwd=tmp_path,
+        env=environment_in(tmp_path) | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1
     lines = done.stderr.splitlines()

@@ -160,7 +160,7 @@ def test_a_validation_that_runs_out_of_memory_uses_tiles_and_gives_the_same_resu
         (signal.SIGKILL, "a worker that reads images was killed by signal Killed (out of memory? then lower"),
         pytest.param(
             signal.SIGSTOP,
-            "a worker that reads images has not answered for 2.0 s (trainer.timeout); look at",
+            "a worker that reads images has not answered for 2.0 s (trainer.timeout); check",
             marks=pytest.mark.slow,
         ),
     ],

@@ -10,7 +10,7 @@ from sr_lab.errors import ConfigError
 from sr_lab.reporting.experiment import experiment_table, print_runs
 from sr_lab.reporting.runs import Run, find_runs, read_run
 from sr_lab.reporting.safe_csv import runs_to_csv
-from sr_lab.reporting.settings import flat
+from sr_lab.reporting.settings import differences, flat
 from sr_lab.reporting.table import lines, titles
 from sr_lab.run_folder import Listed, write_index
 
@@ -199,6 +199,17 @@ def test_a_run_shared_by_several_rows_has_the_labels_of_all_of_them(tmp_path):
     write(tmp_path / "a-1", config_yaml=settings)
     write_index(tmp_path, [Listed("a-1", "plain", []), Listed("a-1", "full", []), Listed("b-2", "other", [])])
     assert read_run(tmp_path / "a-1").labels == ("plain", "full")
+
+
+def test_a_run_whose_settings_were_never_written_differs_in_none(tmp_path):
+    """Under a launcher of Hydra, a job may fail before it writes its ``config.yaml``."""
+    write(
+        tmp_path / "a-1", config_yaml="model: {_target_: sr_lab.models.imdn.IMDN, num_feat: 16}\nscale: 4\n"
+    )
+    (tmp_path / "b-1").mkdir()
+    (tmp_path / "b-1" / "failed.txt").write_text("ConfigError: CCA: num_feat=8 leaves no channel")
+    runs = [read_run(tmp_path / name) for name in ("a-1", "b-1")]
+    assert differences(runs) == [{}, {}]
 
 
 def test_a_repeated_setting_is_listed_once(tmp_path):

@@ -1,6 +1,7 @@
 """A run folder belongs to one run, whatever the task."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,15 @@ def test_results_without_any_other_file_say_which_run_they_belong_to(tmp_path):
     for damaged in ("[]", '{"identity": {"code": 1}}', "{"):
         folder.metrics.write_text(damaged)
         refuse_another(folder, RunIdentity(values, {}, {}))
+
+
+def test_a_run_with_a_setting_that_is_nan_is_recognised(tmp_path):
+    """NaN does not equal itself; the second process of a run, and a resumed run, compare their settings."""
+    values = {"callbacks": [{"value": math.nan, "_target_": "mine.Noise"}], "scale": 4}
+    record(RunFolder(tmp_path), RunIdentity(values, {}, {}))
+    refuse_another(RunFolder(tmp_path), RunIdentity(values, {}, {}))
+    with pytest.raises(ConfigError, match="differs in callbacks"):
+        refuse_another(RunFolder(tmp_path), RunIdentity(values | {"callbacks": [{"value": 0.0}]}, {}, {}))
 
 
 @pytest.mark.parametrize("damaged", ["", "{", "[]", '{"identity": {}, "codes": []}'])

@@ -60,6 +60,7 @@ def everything() -> dict[str, str]:
     helped = _helped()
     pages = {"index.md": _start(), "speed.md": _document(experiments_dir() / "benchmarks" / "README.md")}
     pages["guide.md"] = _document(experiments_dir() / "README.md")
+    pages["own_code.md"] = _document(experiments_dir() / "own_code" / "README.md")
     names = option.groups([conf_dir()])
     pages["networks/index.md"] = _networks(names["model"])
     for name in names["model"]:
@@ -261,7 +262,7 @@ def _document(path: Path) -> str:
 def _page_of(path: Path) -> str:
     """The page of a README."""
     name = path.parent.name
-    fixed = {experiments_dir().name: "guide.md", "benchmarks": "speed.md"}
+    fixed = {experiments_dir().name: "guide.md", "benchmarks": "speed.md", "own_code": "own_code.md"}
     return fixed.get(name, f"tables/{name}/index.md")
 
 
@@ -278,7 +279,7 @@ def _navigation(texts: Mapping[str, str]) -> list[dict[str, object]]:
         if folder:
             inside = [path for path in texts if path.startswith(f"{folder}/")]
             start.append({title: _below(folder, inside)})
-    return [*start, {"Speed": "speed.md"}]
+    return [*start, {"Your own code": "own_code.md"}, {"Speed": "speed.md"}]
 
 
 def _below(folder: str, paths: Sequence[str]) -> list[object]:

@@ -55,6 +55,18 @@ def test_links_between_readmes_lead_to_their_pages_and_others_become_text():
     assert "[benchmarks](speed.md)" in guide
 
 
+def test_every_readme_has_a_page_and_every_table_of_costs_is_counted():
+    readmes = list(experiments_dir().rglob("README.md"))
+    papers = {f"tables/{paper}/index.md" for paper in site._papers()}
+    assert {site._page_of(file) for file in readmes} <= papers | {"guide.md", "own_code.md", "speed.md"}
+    assert {file.parent.name for file in readmes if costs.BEGIN in file.read_text()} == set(costs.papers())
+
+
+def test_the_page_of_a_network_shows_what_was_trained_here():
+    assert "IMDN cos" in site._trained("imdn")
+    assert "Nothing has been trained" in site._trained("vdsr")
+
+
 @pytest.mark.parametrize("name", ["imfm/train", "two_strategies/train"])
 def test_the_cost_in_a_readme_equals_a_new_count(name):
     readme = (experiments_dir() / name.partition("/")[0] / "README.md").read_text()

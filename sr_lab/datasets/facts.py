@@ -64,8 +64,8 @@ class Verdict(NamedTuple):
         state: Whether PSNR and SSIM measured on the image can be compared with papers.
         kind: Short name of the fault, for counting.
         detail: The fault in detail.
-        fact: The benchmark image that has the same pixels, perhaps rotated or mirrored; ``None`` if there
-            is none.
+        fact: The benchmark image that has the same pixels, perhaps rotated or mirrored; ``None`` if no
+            benchmark has them.
     """
 
     state: State

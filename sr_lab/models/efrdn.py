@@ -202,8 +202,8 @@ def _check_switches(
         )
     if effb_mode != "tied" and not (block == "acdm" and fflb and effb):
         raise ConfigError(
-            f"EFRDN: effb_mode configures the EFFB, but there is none with block={block}, fflb={fflb}, "
-            f"effb={effb}, got effb_mode={effb_mode}; leave effb_mode out or switch the EFFB on"
+            f"EFRDN: effb_mode configures the EFFB, but the network has no EFFB with block={block}, "
+            f"fflb={fflb}, effb={effb}, got effb_mode={effb_mode}; leave effb_mode out or switch the EFFB on"
         )
 
 
@@ -439,7 +439,8 @@ class EFFB(nn.Module):
     Args:
         num_feat: Input and output channels (C).
         mode: Form of the third GCRB: with ``tied``, it shares the weights of the second GCRB; with ``three``,
-            it has its own; with ``two``, there is none, and the second one's output takes its place.
+            it has its own weights; with ``two``, the third GCRB is left out, and the output of the second is
+            used instead.
 
     Shape:
         ``(N, C, H, W)`` -> the same shape.

@@ -183,10 +183,10 @@ def own_runs(config: PicturedConfig) -> list[Run]:
 def _trained(config: PicturedConfig, scale: int) -> list[Run]:
     """The finished training runs in ``own_runs`` at a scale.
 
-    If there are none, prints that only the networks of ``ckpts`` are shown.
+    If no such run exists, prints that only the networks of ``ckpts`` are shown.
 
     Raises:
-        CheckpointError: There are none, and ``ckpts`` names no network either.
+        CheckpointError: No such run exists, and ``ckpts`` names no network either.
     """
     found = [run for run in own_runs(config) if not run.problem and run.scale == scale and _has_weights(run)]
     if not found and config.own_runs is not None:
